@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+/* The seam between a machine and what runs its guest code. KVM and soft fill the same table.
+ *
+ * A machine makes a struct vm, gives it memory and buses, opens an engine on it, opens vCPUs, sets
+ * their state, then starts them: one host thread each (engine/vcpu.c). Guest accesses outside RAM go
+ * to vm->mmio and vm->pio from the vCPU's thread. */
+#ifndef HULL_ENGINE_H
+#define HULL_ENGINE_H
+
+#include "bus/device.h"
+#include "engine/state.h"
+#include <stdatomic.h>
+
+#define VCPUS_MAX 64
+
+enum vcpu_exit {
+    VCPU_KICKED,   /* kick() was called, or nothing to say: ask vcpu_may_run again */
+    VCPU_HALT,     /* HLT or wait-for-SIPI: sleep until kicked */
+    VCPU_SHUTDOWN, /* triple fault */
+    VCPU_BROKEN,   /* the engine cannot go on: err says why */
+};
+
+struct vm;
+struct vcpu;
+
+struct vm_events { /* calls upward, from vCPU threads; all return at once */
+    void (*shutdown)(struct vm *vm, struct vcpu *cpu);                       /* triple fault */
+    void (*broken)(struct vm *vm, struct vcpu *cpu, const struct err *err);
+    void (*eoi)(struct vm *vm, uint8_t vector);  /* level-triggered EOI: to the IOAPIC */
+    int (*pic_ack)(struct vm *vm);               /* INTA cycle: vector from the 8259 pair, -1: none */
+};
+
+struct cpu_model; /* engine/x86/model.h: what CPUID and MSRs say */
+
+struct engine_ops {
+    const char *name; /* "kvm", "soft" */
+    bool (*open)(struct vm *vm, struct err *err);
+    void (*close)(struct vm *vm);
+    bool (*vcpu_open)(struct vcpu *cpu, struct err *err); /* in power-on state; cpu 0 runnable */
+    void (*vcpu_close)(struct vcpu *cpu);
+    enum vcpu_exit (*run)(struct vcpu *cpu); /* in the vCPU's thread */
+    void (*sleep)(struct vcpu *cpu);         /* after VCPU_HALT: until kicked or an interrupt wakes it */
+    void (*kick)(struct vcpu *cpu);          /* any thread: run() and sleep() return soon */
+    void (*msi)(struct vm *vm, const struct msi *msi); /* any thread */
+    void (*intr)(struct vm *vm, bool level); /* the 8259 pair's output, to LINT0 of vCPU 0; any thread */
+    void (*nmi)(struct vcpu *cpu);
+    void (*dirty)(struct vm *vm, struct mem_region *r); /* adds the pages that the guest wrote */
+    void (*get)(struct vcpu *cpu, struct vcpu_state *state); /* get and set: while paused */
+    bool (*set)(struct vcpu *cpu, const struct vcpu_state *state, struct err *err);
+};
+
+struct vcpu {
+    struct vm *vm;
+    unsigned id; /* also the APIC id */
+    pthread_t thread;
+    bool started;
+    _Atomic uint64_t instructions; /* counted if the engine can; for statistics and benchmarks */
+    struct err err;                /* for VCPU_BROKEN */
+    void *priv;                    /* the engine's: struct soft_cpu */
+};
+
+struct vm {
+    const struct engine_ops *engine;
+    const struct vm_events *events;
+    struct mem *mem;
+    struct bus *mmio, *pio;
+    const struct cpu_model *model;
+    struct vcpu *cpu[VCPUS_MAX];
+    unsigned cpu_count;
+    uint64_t random_seed;
+    void *priv; /* the engine's */
+    /* engine/vcpu.c's */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool pause, closing;
+    unsigned parked;
+};
+
+/* engine/vcpu.c: threads and pausing. vm_init is first, vm_close last; both in the main thread. */
+void vm_init(struct vm *vm);
+bool vm_open(struct vm *vm, const struct engine_ops *engine, unsigned cpus, struct err *err);
+bool vm_start(struct vm *vm, struct err *err); /* starts the threads, paused; vm_resume lets them run */
+void vm_pause(struct vm *vm);                  /* returns when every vCPU is parked */
+void vm_resume(struct vm *vm);
+void vm_close(struct vm *vm);
+/* All vCPUs to power-on state; while paused. */
+bool vm_reset(struct vm *vm, struct err *err);
+
+/* The state after power-on or INIT: Intel SDM 3, table 10-1. Boot loaders change it, then set() it. */
+void vcpu_state_reset(struct vcpu_state *state, bool boot_cpu, unsigned id);
+
+extern const struct engine_ops soft_engine;
+
+#endif
