@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Messages for operators, on stderr or to the file given to log_open. Whatever a guest can cause goes
+/* Messages for operators, one line each on stderr. Any thread. Whatever a guest can cause goes
  * through log_guest, which lets a few messages a second through and counts the rest. */
 #ifndef HULL_BASE_LOG_H
 #define HULL_BASE_LOG_H

@@ -51,7 +51,7 @@ int mem_write(struct mem *m, gpa addr, const void *src, size_t len);
 /* For loaders: mem_write that may fill read-only regions too. */
 int mem_load(struct mem *m, gpa addr, const void *src, size_t len);
 
-/* Starts the dirty log with all pages clean. */
+/* Starts the dirty log with all pages clean. Both while vCPUs and devices are paused. */
 bool mem_log_start(struct mem *m, struct err *err);
 void mem_log_stop(struct mem *m);
 

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/* Guest memory. Each region is one memfd, mapped shared so that vhost-user back ends and snapshots
+ * can map the same pages; its size is sealed, so a peer that holds the descriptor cannot shrink it
+ * under us. A guard page after each mapping turns an overrun into a fault instead of corruption.
+ *
+ * Invariants
+ *  1. region[] is sorted by base, regions do not overlap and base + size does not wrap.
+ *  2. A range is accepted by comparing its length with what is left, never by adding to an address.
+ */
+#include "mem/mem.h"
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HUGE_SIZE (2 * MiB)
+
+void mem_init(struct mem *m)
+{
+    memset(m, 0, sizeof *m);
+}
+
+/* `size` bytes of `fd` at a 2 MiB boundary (so that huge pages fit), then one guard page. */
+static uint8_t *map_region(int fd, uint64_t size)
+{
+    size_t span = size + HUGE_SIZE + PAGE_SIZE;
+    uint8_t *area = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *host, *end = area + span;
+
+    if (area == MAP_FAILED)
+        return NULL;
+    host = (uint8_t *)align_up((uintptr_t)area, HUGE_SIZE);
+    if (mmap(host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) ==
+        MAP_FAILED) {
+        munmap(area, span);
+        return NULL;
+    }
+    if (host > area)
+        munmap(area, (size_t)(host - area));
+    if (end > host + size + PAGE_SIZE)
+        munmap(host + size + PAGE_SIZE, (size_t)(end - (host + size + PAGE_SIZE)));
+    return host;
+}
+
+static bool region_open(struct mem_region *r, struct err *err)
+{
+    r->fd = memfd_create(r->name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (r->fd < 0)
+        return err_set(err, errno, "cannot create guest memory '%s': %s", r->name, strerror(errno));
+    if (ftruncate(r->fd, (off_t)r->size) != 0) {
+        err_set(err, errno, "cannot make %llu MiB of guest memory '%s': %s; use less --memory",
+                (unsigned long long)(r->size / MiB), r->name, strerror(errno));
+        goto close_fd;
+    }
+    (void)fcntl(r->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    r->host = map_region(r->fd, r->size);
+    if (r->host == NULL) {
+        err_set(err, errno, "cannot map %llu MiB of guest memory '%s': %s; use less --memory",
+                (unsigned long long)(r->size / MiB), r->name, strerror(errno));
+        goto close_fd;
+    }
+    (void)madvise(r->host, r->size, MADV_HUGEPAGE); /* a hint: not every kernel has it */
+    (void)madvise(r->host, r->size, MADV_DONTDUMP);
+    return true;
+close_fd:
+    close(r->fd);
+    return false;
+}
+
+bool mem_add(struct mem *m, const char *name, gpa base, uint64_t size, bool readonly,
+             struct err *err)
+{
+    struct mem_region r = {.name = name, .base = base, .size = size, .readonly = readonly};
+    unsigned at = 0;
+
+    if (m->count == MEM_REGIONS_MAX)
+        return err_set(err, ENOSPC, "no room for memory region '%s': %d exist", name,
+                       MEM_REGIONS_MAX);
+    if (size == 0 || (size | base) & ~PAGE_MASK || base > UINT64_MAX - size ||
+        size > INT64_MAX - HUGE_SIZE - PAGE_SIZE)
+        return err_set(err, EINVAL,
+                       "memory region '%s' of 0x%llx bytes at 0x%llx is not whole pages", name,
+                       (unsigned long long)size, (unsigned long long)base);
+    while (at < m->count && m->region[at].base < base)
+        at++;
+    if ((at > 0 && base - m->region[at - 1].base < m->region[at - 1].size) ||
+        (at < m->count && m->region[at].base - base < size))
+        return err_set(err, EEXIST, "memory region '%s' at 0x%llx overlaps another", name,
+                       (unsigned long long)base);
+    if (!region_open(&r, err))
+        return false;
+    memmove(&m->region[at + 1], &m->region[at], (m->count - at) * sizeof r);
+    m->region[at] = r;
+    m->count++;
+    return true;
+}
+
+void mem_close(struct mem *m)
+{
+    mem_log_stop(m);
+    for (unsigned i = 0; i < m->count; i++) {
+        munmap(m->region[i].host, m->region[i].size + PAGE_SIZE);
+        close(m->region[i].fd);
+    }
+    mem_init(m);
+}
+
+struct mem_region *mem_find(struct mem *m, gpa addr, size_t len)
+{
+    for (unsigned i = 0; i < m->count; i++) {
+        struct mem_region *r = &m->region[i];
+        uint64_t offset = addr - r->base; /* wraps to something huge below the base */
+
+        if (offset < r->size)
+            return len <= r->size - offset ? r : NULL;
+    }
+    return NULL;
+}
+
+void *mem_at(struct mem *m, gpa addr, size_t len)
+{
+    struct mem_region *r = mem_find(m, addr, len);
+
+    return r ? r->host + (addr - r->base) : NULL;
+}
+
+void *mem_at_writable(struct mem *m, gpa addr, size_t len)
+{
+    struct mem_region *r = mem_find(m, addr, len);
+
+    return r && !r->readonly ? r->host + (addr - r->base) : NULL;
+}
+
+/* Sets the bits of the pages from `first` to `last`. Engines read the map from other threads. */
+static void set_dirty(uint64_t *dirty, uint64_t first, uint64_t last)
+{
+    for (uint64_t page = first; page <= last;) {
+        uint64_t in_word = page % 64, n = min_u64(64 - in_word, last - page + 1);
+        uint64_t bits = (n == 64 ? ~0ULL : BIT(n) - 1) << in_word;
+
+        if ((__atomic_load_n(&dirty[page / 64], __ATOMIC_RELAXED) & bits) != bits)
+            __atomic_fetch_or(&dirty[page / 64], bits, __ATOMIC_RELEASE);
+        page += n;
+    }
+}
+
+static void region_written(struct mem *m, struct mem_region *r, uint64_t offset, size_t len)
+{
+    uint64_t *dirty = __atomic_load_n(&r->dirty, __ATOMIC_ACQUIRE);
+
+    if (dirty != NULL)
+        set_dirty(dirty, offset >> PAGE_SHIFT, (offset + len - 1) >> PAGE_SHIFT);
+    if (m->watcher != NULL)
+        m->watcher->written(m->watcher, r, offset, len);
+}
+
+void mem_dirty(struct mem *m, gpa addr, size_t len)
+{
+    struct mem_region *r;
+
+    if (len == 0)
+        return;
+    r = mem_find(m, addr, len);
+    assert(r != NULL); /* the caller has been through mem_at */
+    region_written(m, r, addr - r->base, len);
+}
+
+/* The region of `addr` and how many of `len` bytes lie in it; NULL outside RAM. */
+static struct mem_region *part_of(struct mem *m, gpa addr, size_t len, size_t *part)
+{
+    struct mem_region *r = mem_find(m, addr, 1);
+
+    *part = r ? min_u64(len, r->size - (addr - r->base)) : 0;
+    return r;
+}
+
+/* True if all of the range is RAM, and writable RAM if `write`. */
+static bool covered(struct mem *m, gpa addr, size_t len, bool write)
+{
+    while (len > 0) {
+        size_t part;
+        struct mem_region *r = part_of(m, addr, len, &part);
+
+        if (r == NULL || (write && r->readonly))
+            return false;
+        addr += part; /* a region never ends at 2^64, so a wrapped address is not in RAM twice */
+        len -= part;
+    }
+    return true;
+}
+
+int mem_read(struct mem *m, gpa addr, void *dst, size_t len)
+{
+    uint8_t *to = dst;
+
+    if (!covered(m, addr, len, false))
+        return -EFAULT;
+    while (len > 0) {
+        size_t part;
+        struct mem_region *r = part_of(m, addr, len, &part);
+
+        memcpy(to, r->host + (addr - r->base), part);
+        to += part;
+        addr += part;
+        len -= part;
+    }
+    return 0;
+}
+
+static int store(struct mem *m, gpa addr, const void *src, size_t len, bool into_rom)
+{
+    const uint8_t *from = src;
+
+    if (!covered(m, addr, len, !into_rom))
+        return -EFAULT;
+    while (len > 0) {
+        size_t part;
+        struct mem_region *r = part_of(m, addr, len, &part);
+
+        memcpy(r->host + (addr - r->base), from, part);
+        region_written(m, r, addr - r->base, part);
+        from += part;
+        addr += part;
+        len -= part;
+    }
+    return 0;
+}
+
+int mem_write(struct mem *m, gpa addr, const void *src, size_t len)
+{
+    return store(m, addr, src, len, false);
+}
+
+int mem_load(struct mem *m, gpa addr, const void *src, size_t len)
+{
+    return store(m, addr, src, len, true);
+}
+
+bool mem_log_start(struct mem *m, struct err *err)
+{
+    mem_log_stop(m);
+    for (unsigned i = 0; i < m->count; i++) {
+        struct mem_region *r = &m->region[i];
+        uint64_t *dirty = calloc((r->size / PAGE_SIZE + 63) / 64, sizeof *dirty);
+
+        if (dirty == NULL) {
+            mem_log_stop(m);
+            return err_set(err, ENOMEM, "no memory for the dirty log of '%s'", r->name);
+        }
+        __atomic_store_n(&r->dirty, dirty, __ATOMIC_RELEASE);
+    }
+    return true;
+}
+
+void mem_log_stop(struct mem *m)
+{
+    for (unsigned i = 0; i < m->count; i++)
+        free(__atomic_exchange_n(&m->region[i].dirty, NULL, __ATOMIC_ACQ_REL));
+}
