@@ -79,6 +79,16 @@ struct soft_cpu {
     /* event delivery */
     bool delivering;    /* an exception is being delivered: double-fault rules */
     uint8_t first_vector;
+    uint8_t ext;        /* 1 while a hardware event is delivered: EXT bit of error codes, else 0 */
+    uint8_t fault_vector; /* what soft_raise raised: the run loop hands it to soft_deliver */
+    uint32_t fault_code;
+    bool intr_waiting;  /* an interrupt is held back by IF or TPR: PEND_INTR again when they allow it */
+    bool stepping;      /* TF was set when the last instruction began: #DB trap at the next boundary */
+    uint64_t shadow_rip; /* shadow_sti and shadow_ss hold for the instruction here only */
+    uint64_t rf_rip;    /* rflags.RF holds for the instruction here only */
+    uint32_t trap_dr6;  /* DR6 bits of data and I/O breakpoints met; who sets it sets PEND_TRAP too */
+    _Atomic uint32_t sleeping; /* in engine_ops.sleep: who sets a pending bit must futex-wake */
+    struct soft_clock *clock;  /* the VM's, clock.c */
     struct soft_tlb *tlb;
     struct soft_blocks *blocks;
     struct soft_apic *apic;
@@ -104,8 +114,12 @@ _Noreturn void soft_raise(struct soft_cpu *cpu, unsigned vector, uint32_t code);
  * False: triple fault. */
 enum event_kind { EVENT_FAULT, EVENT_TRAP, EVENT_EXTERNAL, EVENT_SOFT_INT, EVENT_SOFT_TRAP /* INT3, INTO */, EVENT_NMI, EVENT_INT1 };
 bool soft_deliver(struct soft_cpu *cpu, enum event_kind kind, unsigned vector, uint32_t code);
-/* At an instruction boundary with cpu->pending set, in architectural order: INIT, SIPI, traps, NMI,
- * interrupts. Returns VCPU_KICKED to go on running, or VCPU_HALT, VCPU_SHUTDOWN. */
+/* At an instruction boundary (cpu->rip is the next instruction) with cpu->pending set, in architectural
+ * order: INIT, SIPI, traps, NMI, interrupts. Returns VCPU_KICKED to go on running, or VCPU_HALT,
+ * VCPU_SHUTDOWN; PEND_KICK sets *leave. PEND_REQUEST is not its business. May soft_raise.
+ * If it leaves PEND_SHADOW set, the run loop clears that bit, runs exactly one instruction and comes
+ * back: interrupt shadows, TF and instruction breakpoints are done that way. run() begins with a call
+ * whenever cpu->run is not VCPU_RUNNABLE. HLT sets cpu->run and PEND_INTR. */
 enum vcpu_exit soft_events(struct soft_cpu *cpu, bool *leave);
 /* All of RFLAGS, merged from arith and rflags; and back. */
 uint64_t soft_rflags(const struct soft_cpu *cpu);
@@ -140,6 +154,17 @@ void soft_load_seg(struct soft_cpu *cpu, unsigned seg, uint16_t sel); /* MOV, PO
 void soft_push(struct soft_cpu *cpu, unsigned size, uint64_t value); /* faults before changing RSP */
 uint64_t soft_pop(struct soft_cpu *cpu, unsigned size);
 uint64_t soft_sp_mask(const struct soft_cpu *cpu); /* by SS.B and mode */
+
+/* Sets pending bits of any vCPU from any thread, and wakes it if it sleeps. */
+void soft_pend(struct soft_cpu *cpu, uint32_t bits);
+
+/* ---- engine.c (sys): the soft_engine table, opening and closing, sleep, kick, get and set. It calls
+ * what core provides: ---- */
+bool soft_core_open(struct vm *vm, struct soft_vm **soft, struct err *err); /* struct soft_vm, blocks */
+void soft_core_close(struct vm *vm, struct soft_vm *soft); /* accepts NULL */
+bool soft_cpu_open(struct soft_cpu *cpu, struct err *err); /* cpu->tlb, cpu->blocks; cpu, vm, soft are set */
+void soft_cpu_close(struct soft_cpu *cpu); /* accepts a half-open one */
+enum vcpu_exit soft_run(struct vcpu *vcpu); /* engine_ops.run */
 
 /* ---- apic.c, clock.c (sys) ---- */
 bool soft_apic_open(struct soft_cpu *cpu, struct err *err);
