@@ -18,7 +18,7 @@ enum field_kind {
     FIELD_TEXT_KIND,  /* char[count], NUL-terminated */
     FIELD_BYTES_KIND, /* uint8_t[count], saved whole; not an option */
     FIELD_TABLE_KIND, /* nested struct, `count` of them, each `stride` bytes, described by `table` */
-    FIELD_ENUM_KIND,  /* int-sized enum; `names` lists the words, index = value */
+    FIELD_ENUM_KIND,  /* 1, 2 or 4 bytes (`stride`); `names` lists the words, index = value */
 };
 
 struct field {
@@ -48,7 +48,7 @@ struct field {
     { .name = #member, .kind = FIELD_BYTES_KIND, .offset = offsetof(type, member), .count = sizeof(((type *)0)->member) }
 #define FIELD_ENUM(type, member, words) \
     { .name = #member, .kind = FIELD_ENUM_KIND, .offset = offsetof(type, member), .count = 1, .names = (words), \
-      .max = ARRAY_SIZE(words) - 2 }
+      .stride = sizeof(((type *)0)->member), .max = ARRAY_SIZE(words) - 2 }
 #define FIELD_TABLE(type, member, fields) \
     { .name = #member, .kind = FIELD_TABLE_KIND, .offset = offsetof(type, member), .count = 1, \
       .stride = sizeof(((type *)0)->member), .table = (fields) }
@@ -57,7 +57,8 @@ struct field {
       .count = ARRAY_SIZE(((type *)0)->member), .stride = sizeof(((type *)0)->member[0]), .table = (fields) }
 /* clang-format on */
 
-/* A growing byte buffer when writing, a bounded one when reading. The caller owns `data`. */
+/* A growing byte buffer when writing (start it zeroed), a bounded one when reading (data and size
+ * set, `at` counts what has been read). The caller owns `data`; stream_free frees what put grew. */
 struct stream {
     uint8_t *data;
     size_t size, at, capacity;
@@ -67,10 +68,18 @@ bool stream_get(struct stream *s, void *bytes, size_t len, struct err *err); /* 
 void stream_free(struct stream *s);
 
 /* "key=value,key=value"; an unknown key, a repeat or a value over its limit is an error that names
- * the key and, for an unknown one, the nearest known. A comma inside a value is written ",,". */
+ * the key and, for an unknown one, the nearest known. A comma inside a value is written ",,", and
+ * "key" alone means "key=on" for a bool. Arrays, bytes and nested tables are not options. */
 bool field_parse(const struct field *table, void *to, const char *text, struct err *err);
 /* One "key", "value" pair; field_parse is a loop over this. */
 bool field_set(const struct field *table, void *to, const char *key, const char *value, struct err *err);
+/* One "key=value  help" line per option. */
+void field_help(const struct field *table, FILE *out, unsigned indent);
+
+/* Saved form, little-endian: u16 number of fields, then for each u8 kind, u32 count and `count`
+ * values. A stream with fewer fields than the table comes from an older version: the rest keep what
+ * they have (so reset first). Anything else that does not fit is an error, and so is a value over
+ * its limit; then `to` is half filled and must not be used. */
 bool field_save(const struct field *table, const void *from, struct stream *out, struct err *err);
 bool field_restore(const struct field *table, void *to, struct stream *in, struct err *err);
 /* "name: value" lines for people, indented by `indent`. */
