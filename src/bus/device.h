@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* A device and the board it sits on.
  *
- * The board is what a device may reach: memory, the two buses, the PCI root, interrupt lines and the
- * loop that its host side runs on. Calls upward (interrupts, power) go through `struct board_ops`,
- * filled by the machine; tests fill it with their own. */
+ * The board is what a device may reach: memory, the two buses, the PCI root, interrupt lines, its
+ * clock and the loop that its host side runs on. Calls upward (interrupts, power) go through
+ * `struct board_ops`, filled by the machine; tests fill it with their own.
+ *
+ * Who calls what: register handlers run in vCPU threads under the device's lock. attach, reset,
+ * pause, resume, restored and detach run in the main thread without it, with all vCPUs parked
+ * (attach and detach of a hot-plugged device: with vCPUs running). */
 #ifndef HULL_BUS_DEVICE_H
 #define HULL_BUS_DEVICE_H
 
@@ -13,9 +17,12 @@
 #include "bus/bus.h"
 #include "field/field.h"
 #include "mem/mem.h"
+#include <stdatomic.h>
 
 struct loop;
 struct pci_root;
+struct irqchip;
+struct devclock;
 struct board;
 struct device;
 
@@ -31,18 +38,30 @@ struct board_ops {
     void (*irq)(struct board *b, unsigned gsi, bool level);
     /* A message-signalled interrupt. Any thread. */
     void (*msi)(struct board *b, const struct msi *msi);
-    /* What the guest asked of its power; `code` for POWER_DEBUG_EXIT. Any thread; returns at once. */
+    /* What the guest asked of its power; `code` for POWER_DEBUG_EXIT. Any thread; returns at once.
+     */
     void (*power)(struct board *b, enum power_event what, uint32_t code);
+    /* Output of the 8259 pair, to LINT0 of vCPU 0. Any thread. NULL: the board has no 8259. */
+    void (*intr)(struct board *b, bool level);
 };
 
 struct board {
     const struct board_ops *ops;
     struct mem *mem;
     struct bus *mmio, *pio;
-    struct pci_root *pci; /* NULL until the host bridge is attached */
-    struct loop *loop;    /* the main loop */
-    struct list devices;  /* struct device.link, in order of attachment */
+    struct pci_root *pci;    /* NULL until the host bridge is attached */
+    struct irqchip *irqchip; /* dev/irqchip.c's; NULL until it is attached */
+    struct devclock *clock;  /* dev/timer.c's; NULL until the first timer */
+    struct loop *loop;       /* the main loop */
+    struct list devices;     /* struct device.link, in order of attachment */
     uint32_t cpu_count;
+    /* Board time: see board_now. Tests may replace the two host clocks before the first device. */
+    uint64_t (*host_now)(void); /* CLOCK_MONOTONIC, ns */
+    uint64_t (*wall_now)(void); /* ns since 1970 UTC */
+    void (*clock_changed)(
+        struct board *b);        /* dev/timer.c's: after the clock stopped, ran or was set */
+    _Atomic uint64_t clock_base; /* running: host time of board time 0; stopped: the board time */
+    _Atomic bool clock_stopped;
 };
 
 struct device_type {
@@ -76,8 +95,17 @@ bool device_attach(struct board *board, struct device *dev, struct err *err);
 void device_free(struct device *dev); /* detaches, unlinks and frees */
 void board_init(struct board *board, const struct board_ops *ops);
 void board_reset(struct board *board);
-void board_close(struct board *board); /* frees devices, last attached first */
+void board_pause(struct board *board);  /* stops the clock, then pauses devices, last first */
+void board_resume(struct board *board); /* resumes devices, then the clock */
+void board_close(struct board *board);  /* frees devices, last attached first */
 struct device *board_device(struct board *board, const char *id);
+
+/* Nanoseconds that this board has run: starts at 0, stands still while paused, carried in
+ * snapshots. Guest-visible counters and deadlines use this clock only. Any thread. */
+uint64_t board_now(struct board *board);
+/* The CLOCK_MONOTONIC time at which the running board's clock will show `at_ns`. */
+uint64_t board_host_time(struct board *board, uint64_t at_ns);
+void board_clock_set(struct board *board, uint64_t ns); /* restore: while paused, before resume */
 
 static inline void board_irq(struct board *b, unsigned gsi, bool level)
 {
