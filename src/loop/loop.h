@@ -3,7 +3,10 @@
  *
  * Watches, timers and calls are embedded in their owner and found again with container_of: no
  * allocation, no opaque pointer. Everything but loop_post and loop_quit belongs to the thread that
- * runs the loop. One loop runs in one thread; a machine may have several. */
+ * runs the loop. One loop runs in one thread; a machine may have several.
+ *
+ * A turn: hand queued file requests to the kernel, wait, ready() of watches, fire() of timers, run()
+ * of calls, done() of file requests. Any callback may add, change or remove any watch or timer, and may take turns itself. */
 #ifndef HULL_LOOP_H
 #define HULL_LOOP_H
 
@@ -32,10 +35,8 @@ struct call { /* posted at most once until run() begins; posting again before th
     bool posted;       /* the loop's, atomic */
 };
 
-struct uring_op; /* one operation given to io_uring: see loop/uring.h */
-
 struct loop *loop_open(struct err *err); /* NULL on error */
-void loop_close(struct loop *l);         /* accepts NULL */
+void loop_close(struct loop *l);         /* accepts NULL; finishes file requests in flight first */
 void loop_run(struct loop *l);           /* until loop_quit */
 void loop_quit(struct loop *l);          /* any thread, and signal handlers */
 /* One turn: waits at most timeout_ns (UINT64_MAX: for ever). For tests and special loops. */
@@ -47,5 +48,7 @@ void loop_forget(struct loop *l, struct watch *w); /* no ready() after this retu
 void loop_at(struct loop *l, struct timer *t, uint64_t at_ns); /* re-arms if armed */
 void loop_cancel(struct loop *l, struct timer *t);             /* idempotent */
 void loop_post(struct loop *l, struct call *c);                /* any thread */
+/* Takes back a posted call, so that its owner may go; nobody may be posting it meanwhile. Idempotent. */
+void loop_unpost(struct loop *l, struct call *c);
 
 #endif

@@ -27,10 +27,11 @@ static uint8_t *map_region(int fd, uint64_t size)
 {
     size_t span = size + HUGE_SIZE + PAGE_SIZE;
     uint8_t *area = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    uint8_t *host, *end = area + span;
+    uint8_t *host, *end;
 
     if (area == MAP_FAILED)
         return NULL;
+    end = area + span;
     host = (uint8_t *)align_up((uintptr_t)area, HUGE_SIZE);
     if (mmap(host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) ==
         MAP_FAILED) {
