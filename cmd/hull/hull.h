@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* The verbs of `hull` and what they share. Every verb returns the exit status. */
+#ifndef HULL_CMD_H
+#define HULL_CMD_H
+
+#include "base/err.h"
+#include "base/log.h"
+#include "config/config.h"
+#include <errno.h>
+#include <sys/types.h>
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_CRASHED = 3, EXIT_TIMEOUT = 124 };
+
+int cmd_run(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+int cmd_image(int argc, char **argv);
+int cmd_help(int argc, char **argv);
+
+/* Prints "hull: text" and "try hull VERB --help"; returns EXIT_USAGE. */
+int usage_error(const char *verb, const struct err *err);
+
+/* ---- programs.c ---- */
+/* Full path of a program that belongs to hull ("hull-vmm"): beside this one, in libexec or in the
+ * build tree. */
+bool program_find(const char *name, char *path, size_t size, struct err *err);
+/* Starts a program; it dies with us. `keep` are descriptors it inherits, ended by -1. */
+pid_t program_start(char *const argv[], const int *keep, struct err *err);
+
+/* ---- usernet.c ---- */
+/* Starts hull-usernet for an interface described by `text` ("user,..."); the machine's end of the
+ * connection in *fd. Waits until its ports are bound. */
+bool usernet_start(const char *text, pid_t *pid, int *fd, struct err *err);
+
+/* ---- console.c ---- */
+/* Joins the terminal (or whatever stdin and stdout are) to `console` until `child` ends; its wait
+ * status in *status. console -1: only waits. `control` is a QMP connection for Ctrl-A commands. */
+bool console_run(int console, int control, pid_t child, int *status, struct err *err);
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/* Finding and starting hull's other programs. */
+#include "hull.h"
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+bool program_find(const char *name, char *path, size_t size, struct err *err)
+{
+    /* Installed beside us, installed in libexec, in the build tree. */
+    static const char *const places[] = {"%s/%s", "%s/../libexec/hull/%s", "%s/../%2$s/%2$s"};
+    char self[PATH_MAX];
+    ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
+    char *slash;
+
+    if (len < 0)
+        return err_set(err, errno, "/proc/self/exe: %s; is /proc mounted?", strerror(errno));
+    self[len] = 0;
+    slash = strrchr(self, '/');
+    *slash = 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
+        snprintf(path, size, i == 2 ? "%s/../%s/%s" : places[i], self, name, name);
+        if (!access(path, X_OK))
+            return true;
+    }
+    return err_set(err, ENOENT, "%s is missing: it belongs beside %s/hull or in %s/../libexec/hull", name,
+                   self, self);
+}
+
+static void keep_only(const int *keep)
+{
+    for (int i = 0; keep[i] >= 0; i++)
+        fcntl(keep[i], F_SETFD, 0);
+}
+
+pid_t program_start(char *const argv[], const int *keep, struct err *err)
+{
+    pid_t parent = getpid(), pid = fork();
+    sigset_t none;
+
+    if (pid < 0)
+        err_set(err, errno, "cannot start %s: %s", argv[0], strerror(errno));
+    if (pid)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) /* it died before the line above */
+        _exit(EXIT_FAILED);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    keep_only(keep);
+    execv(argv[0], argv);
+    fprintf(stderr, "hull: cannot run %s: %s\n", argv[0], strerror(errno));
+    _exit(EXIT_FAILED);
+}

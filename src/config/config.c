@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/* Defaults, the checks that need no host, and the field tables that JSON and --disk are read by. */
+#include "config/tables.h"
+#include <stdlib.h>
+
+const struct field config_disk_fields[] = {
+    FIELD_TEXT(struct config_disk, file),
+    FIELD_TEXT(struct config_disk, format),
+    FIELD_TEXT(struct config_disk, serial),
+    FIELD_TEXT(struct config_disk, cache),
+    FIELD(struct config_disk, readonly, 1),
+    FIELD(struct config_disk, discard, 1),
+    FIELD_TEXT(struct config_disk, aio),
+    FIELD(struct config_disk, queues, 16),
+    {0},
+};
+
+const struct field config_net_fields[] = {
+    FIELD_TEXT(struct config_net, text),
+    FIELD(struct config_net, fd, 65535),
+    {0},
+};
+
+const struct field config_port_fields[] = {
+    FIELD_TEXT(struct config_port, name),
+    FIELD_TEXT(struct config_port, socket),
+    {0},
+};
+
+const struct field config_fields[] = {
+    FIELD_TEXT(struct config, name),
+    FIELD_TEXT(struct config, engine),
+    FIELD_TEXT(struct config, cpu),
+    FIELD(struct config, cpus, UINT32_MAX),
+    FIELD(struct config, memory, UINT64_MAX),
+    FIELD_TEXT(struct config, kernel),
+    FIELD_TEXT(struct config, initrd),
+    FIELD_TEXT(struct config, append),
+    FIELD_TEXT(struct config, serial),
+    FIELD_TEXT(struct config, console),
+    FIELD_TEXT(struct config, qmp),
+    FIELD(struct config, control_fd, 65535),
+    FIELD(struct config, random_seed, UINT64_MAX),
+    FIELD(struct config, has_random_seed, 1),
+    FIELD(struct config, timeout_s, UINT32_MAX),
+    FIELD(struct config, exit_on_panic, 1),
+    FIELD(struct config, debug_exit, 1),
+    FIELD(struct config, balloon, 1),
+    FIELD_TEXT(struct config, user),
+    FIELD(struct config, sandbox, 1),
+    {0},
+};
+
+void config_defaults(struct config *c)
+{
+    memset(c, 0, sizeof *c);
+    strcpy(c->engine, "auto");
+    strcpy(c->cpu, "x86-64-v2");
+    c->cpus = 1;
+    c->memory = 512 * MiB;
+    strcpy(c->serial, "stdio");
+    strcpy(c->console, "none");
+    c->balloon = true;
+    c->sandbox = true;
+}
+
+static bool check_word(const char *option, const char *value, const char *const *words,
+                       struct err *err)
+{
+    const char *near;
+
+    for (unsigned i = 0; words[i]; i++)
+        if (!strcmp(value, words[i]))
+            return true;
+    near = nearest_word(value, words);
+    if (near && *near)
+        return err_set(err, EINVAL, "%s %s: no such choice, did you mean %s?", option, value, near);
+    return err_set(err, EINVAL, "%s %s: no such choice; one of them is %s", option, value,
+                   words[words[0][0] ? 0 : 1]);
+}
+
+static bool check_disks(const struct config *c, struct err *err)
+{
+    static const char *const caches[] = {"", "writeback", "none", "unsafe", "writethrough", NULL};
+    static const char *const aios[] = {"", "uring", "threads", NULL};
+    static const char *const formats[] = {"", "raw", "qcow2", NULL};
+
+    for (unsigned i = 0; i < c->disk_count; i++) {
+        const struct config_disk *d = &c->disk[i];
+
+        if (!d->file[0])
+            return err_set(err, EINVAL, "--disk: the file is missing: --disk FILE[,format=raw]");
+        if (!check_word("--disk format", d->format, formats, err) ||
+            !check_word("--disk cache", d->cache, caches, err) ||
+            !check_word("--disk aio", d->aio, aios, err))
+            return false;
+    }
+    return true;
+}
+
+static bool check_memory(uint64_t memory, struct err *err)
+{
+    unsigned long long bytes = memory;
+
+    if (memory < 2 * MiB)
+        return err_set(err, EINVAL, "--memory %llu: too small, at least 2M (a plain number is bytes)",
+                       bytes);
+    if (memory % (64 * KiB))
+        return err_set(err, EINVAL, "--memory %llu: must be a multiple of 64K", bytes);
+    if (memory > 512 * GiB)
+        return err_set(err, EINVAL, "--memory %lluG: at most 512G", bytes >> 30);
+    return true;
+}
+
+bool config_check(const struct config *c, struct err *err)
+{
+    static const char *const engines[] = {"auto", "kvm", "soft", NULL};
+
+    if (!check_word("--engine", c->engine, engines, err) || !check_disks(c, err) ||
+        !check_memory(c->memory, err))
+        return false;
+    if (c->cpus < 1 || c->cpus > CONFIG_CPUS_MAX)
+        return err_set(err, EINVAL, "--cpus %u: must be 1 to %u", c->cpus, CONFIG_CPUS_MAX);
+    if ((c->initrd[0] || c->append[0]) && !c->kernel[0])
+        return err_set(err, EINVAL, "%s needs --kernel FILE", c->initrd[0] ? "--initrd" : "--append");
+    return true;
+}

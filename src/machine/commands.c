@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/* The QMP commands: one function each, one table. Names and members as in QEMU's QMP reference. */
+#include "machine/qmp.h"
+#include "virtio/devices.h"
+#include <errno.h>
+#include <sys/stat.h>
+
+static json_t *nothing(void)
+{
+    return json_object();
+}
+
+static json_t *query_status(struct machine *m, json_t *args, struct err *err)
+{
+    return json_pack("{s:s, s:b, s:b}", "status", run_state_name[m->state], "running",
+                     m->state == RUN_RUNNING, "singlestep", 0);
+}
+
+static json_t *query_version(struct machine *m, json_t *args, struct err *err)
+{
+    return json_pack("{s:{s:i, s:i, s:i}, s:s}", "qemu", "major", 7, "minor", 2, "micro", 0, "package",
+                     "hull-" HULL_VERSION);
+}
+
+static json_t *query_name(struct machine *m, json_t *args, struct err *err)
+{
+    return m->config.name[0] ? json_pack("{s:s}", "name", m->config.name) : nothing();
+}
+
+static json_t *query_kvm(struct machine *m, json_t *args, struct err *err)
+{
+    bool kvm = !strcmp(m->vm.engine->name, "kvm");
+
+    return json_pack("{s:b, s:b}", "enabled", kvm, "present", kvm);
+}
+
+static json_t *query_cpus(struct machine *m, json_t *args, struct err *err)
+{
+    json_t *list = json_array();
+    char path[32];
+
+    for (unsigned i = 0; i < m->vm.cpu_count; i++) {
+        snprintf(path, sizeof path, "/machine/cpu[%u]", i);
+        json_array_append_new(
+            list, json_pack("{s:i, s:s, s:i, s:s, s:{s:i, s:i, s:i}}", "cpu-index", i, "qom-path", path,
+                            "thread-id", (int)m->vm.cpu[i]->tid, "target", "x86_64", "props", "socket-id", 0,
+                            "core-id", i, "thread-id", 0));
+    }
+    return list;
+}
+
+static json_t *describe_disk(struct machine *m, unsigned i)
+{
+    const struct block *b = m->disk[i];
+    struct stat st;
+    char id[16];
+
+    snprintf(id, sizeof id, "disk%u", i);
+    if (stat(b->config.file, &st))
+        st.st_blocks = 0;
+    return json_pack("{s:s, s:s, s:b, s:b, s:{s:s, s:s, s:b, s:s, s:{s:s, s:s, s:I, s:I}}}", "device", id,
+                     "type", "unknown", "removable", 0, "locked", 0, "inserted", "file", b->config.file, "drv",
+                     b->ops->name, "ro", b->readonly, "node-name", id, "image", "filename", b->config.file,
+                     "format", b->ops->name, "virtual-size", (json_int_t)b->size, "actual-size",
+                     (json_int_t)st.st_blocks * 512);
+}
+
+static json_t *query_block(struct machine *m, json_t *args, struct err *err)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < m->config.disk_count; i++)
+        json_array_append_new(list, describe_disk(m, i));
+    return list;
+}
+
+static json_t *query_blockstats(struct machine *m, json_t *args, struct err *err)
+{
+    json_t *list = json_array();
+    char id[16];
+
+    for (unsigned i = 0; i < m->config.disk_count; i++) {
+        const struct block *b = m->disk[i];
+
+        snprintf(id, sizeof id, "disk%u", i);
+        json_array_append_new(
+            list, json_pack("{s:s, s:{s:I, s:I, s:I, s:I, s:I}}", "device", id, "stats", "rd_operations",
+                            (json_int_t)b->reads, "wr_operations", (json_int_t)b->writes, "rd_bytes",
+                            (json_int_t)b->bytes_read, "wr_bytes", (json_int_t)b->bytes_written,
+                            "flush_operations", (json_int_t)b->flushes));
+    }
+    return list;
+}
+
+static json_t *stop(struct machine *m, json_t *args, struct err *err)
+{
+    machine_stop(m);
+    return nothing();
+}
+
+static json_t *cont(struct machine *m, json_t *args, struct err *err)
+{
+    machine_cont(m);
+    return nothing();
+}
+
+static json_t *powerdown(struct machine *m, json_t *args, struct err *err)
+{
+    machine_powerdown(m);
+    return nothing();
+}
+
+static json_t *reset(struct machine *m, json_t *args, struct err *err)
+{
+    return machine_reset(m, err) ? nothing() : NULL;
+}
+
+static json_t *quit(struct machine *m, json_t *args, struct err *err)
+{
+    machine_quit(m, MACHINE_OFF, "host-qmp-quit");
+    return nothing();
+}
+
+static json_t *console_size(struct machine *m, json_t *args, struct err *err)
+{
+    json_int_t columns = json_integer_value(json_object_get(args, "columns"));
+    json_int_t rows = json_integer_value(json_object_get(args, "rows"));
+
+    if (columns < 0 || columns > UINT16_MAX || rows < 0 || rows > UINT16_MAX) {
+        err_set(err, EINVAL, "columns and rows must be 0 to 65535");
+        return NULL;
+    }
+    machine_resize_console(m, (uint16_t)columns, (uint16_t)rows);
+    return nothing();
+}
+
+static json_t *balloon(struct machine *m, json_t *args, struct err *err)
+{
+    json_int_t bytes = json_integer_value(json_object_get(args, "value"));
+    struct device *d = board_device(&m->board, "balloon0");
+
+    if (!d) {
+        err_set(err, ENOENT, "this machine has no balloon (--no-balloon was given)");
+        return NULL;
+    }
+    if (bytes <= 0 || (uint64_t)bytes > m->config.memory) {
+        err_set(err, EINVAL, "value must be 1 to %llu bytes", (unsigned long long)m->config.memory);
+        return NULL;
+    }
+    virtio_balloon_set(d, m->config.memory - (uint64_t)bytes);
+    return nothing();
+}
+
+static json_t *query_balloon(struct machine *m, json_t *args, struct err *err)
+{
+    struct device *d = board_device(&m->board, "balloon0");
+
+    if (d)
+        return json_pack("{s:I}", "actual", (json_int_t)(m->config.memory - virtio_balloon_actual(d)));
+    err_set(err, ENOENT, "this machine has no balloon (--no-balloon was given)");
+    return NULL;
+}
+
+static json_t *query_commands(struct machine *m, json_t *args, struct err *err)
+{
+    json_t *list = json_array();
+
+    json_array_append_new(list, json_pack("{s:s}", "name", "qmp_capabilities"));
+    for (const struct qmp_command *q = qmp_commands; q->name; q++)
+        json_array_append_new(list, json_pack("{s:s}", "name", q->name));
+    return list;
+}
+
+const struct qmp_command qmp_commands[] = {
+    {"query-status", query_status},
+    {"query-version", query_version},
+    {"query-name", query_name},
+    {"query-kvm", query_kvm},
+    {"query-cpus-fast", query_cpus},
+    {"query-block", query_block},
+    {"query-blockstats", query_blockstats},
+    {"query-balloon", query_balloon},
+    {"query-commands", query_commands},
+    {"stop", stop},
+    {"cont", cont},
+    {"system_powerdown", powerdown},
+    {"system_reset", reset},
+    {"quit", quit},
+    {"balloon", balloon},
+    {"x-hull-console-size", console_size},
+    {0},
+};

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+/* The run state of a machine and what changes it.
+ *
+ *   prelaunch -> running <-> paused
+ *                running, paused -> shutdown | guest-panicked | internal-error: the loop ends
+ *
+ * vCPU threads set a bit in `asked` and post `attend`; the main thread does the work. */
+#include "machine/machine.h"
+#include "base/clock.h"
+#include "dev/irqchip.h"
+#include "dev/pm.h"
+#include "machine/qmp.h"
+#include "virtio/devices.h"
+#include <errno.h>
+
+const char *const run_state_name[] = {"prelaunch", "running",        "paused",
+                                      "shutdown",  "guest-panicked", "internal-error"};
+
+enum { ASK_OFF = 1, ASK_RESET = 2, ASK_PANIC = 4, ASK_DEBUG_EXIT = 8, ASK_CRASHED = 16, ASK_BROKEN = 32 };
+
+static void ask(struct machine *m, uint32_t what)
+{
+    atomic_fetch_or(&m->asked, what);
+    loop_post(m->loop, &m->attend);
+}
+
+/* ---- calls from vCPU threads ---- */
+
+static void vm_shutdown(struct vm *vm, struct vcpu *cpu)
+{
+    ask(container_of(vm, struct machine, vm), ASK_CRASHED);
+}
+
+static void vm_broken(struct vm *vm, struct vcpu *cpu, const struct err *err)
+{
+    log_error("vCPU %u stopped: %s", cpu->id, err->text);
+    ask(container_of(vm, struct machine, vm), ASK_BROKEN);
+}
+
+static void vm_eoi(struct vm *vm, uint8_t vector)
+{
+    struct machine *m = container_of(vm, struct machine, vm);
+
+    irqchip_eoi(&m->board, vector);
+}
+
+static int vm_pic_ack(struct vm *vm)
+{
+    struct machine *m = container_of(vm, struct machine, vm);
+
+    return irqchip_pic_ack(&m->board);
+}
+
+static const struct vm_events vm_events = {
+    .shutdown = vm_shutdown,
+    .broken = vm_broken,
+    .eoi = vm_eoi,
+    .pic_ack = vm_pic_ack,
+};
+
+static void on_irq(struct board *b, unsigned gsi, bool level)
+{
+    irqchip_set(b, gsi, level);
+}
+
+static void on_msi(struct board *b, const struct msi *msi)
+{
+    struct machine *m = container_of(b, struct machine, board);
+
+    m->vm.engine->msi(&m->vm, msi);
+}
+
+static void on_power(struct board *b, enum power_event what, uint32_t code)
+{
+    struct machine *m = container_of(b, struct machine, board);
+
+    switch (what) {
+    case POWER_OFF: ask(m, ASK_OFF); break;
+    case POWER_RESET: ask(m, ASK_RESET); break;
+    case POWER_PANIC: ask(m, ASK_PANIC); break;
+    case POWER_DEBUG_EXIT:
+        atomic_store(&m->debug_code, code);
+        ask(m, ASK_DEBUG_EXIT);
+        break;
+    case POWER_SUSPEND: break;
+    }
+}
+
+static const struct board_ops board_ops = {.irq = on_irq, .msi = on_msi, .power = on_power};
+
+/* ---- the main thread ---- */
+
+void machine_quit(struct machine *m, int status, const char *reason)
+{
+    bool guest = !strncmp(reason, "guest", 5);
+
+    if (m->state == RUN_SHUTDOWN || m->state == RUN_INTERNAL_ERROR)
+        return;
+    if (m->state == RUN_RUNNING)
+        vm_pause(&m->vm);
+    m->state = status == MACHINE_FAILED ? RUN_INTERNAL_ERROR : RUN_SHUTDOWN;
+    m->status = status;
+    qmp_event(m->qmp, "SHUTDOWN", "{s:b, s:s}", "guest", guest, "reason", reason);
+    loop_quit(m->loop);
+}
+
+void machine_stop(struct machine *m)
+{
+    if (m->state != RUN_RUNNING)
+        return;
+    vm_pause(&m->vm);
+    board_pause(&m->board);
+    m->state = RUN_PAUSED;
+    qmp_event(m->qmp, "STOP", NULL);
+}
+
+void machine_cont(struct machine *m)
+{
+    if (m->state != RUN_PAUSED && m->state != RUN_PRELAUNCH)
+        return;
+    if (m->state == RUN_PAUSED)
+        board_resume(&m->board);
+    m->state = RUN_RUNNING;
+    qmp_event(m->qmp, "RESUME", NULL);
+    vm_resume(&m->vm);
+}
+
+void machine_powerdown(struct machine *m)
+{
+    pm_power_button(&m->board);
+    qmp_event(m->qmp, "POWERDOWN", NULL);
+}
+
+bool machine_reset(struct machine *m, struct err *err)
+{
+    bool running = m->state == RUN_RUNNING;
+
+    if (running)
+        vm_pause(&m->vm);
+    board_reset(&m->board);
+    if (!vm_reset(&m->vm, err) || !machine_load(m, err))
+        return false;
+    qmp_event(m->qmp, "RESET", "{s:b, s:s}", "guest", true, "reason", "guest-reset");
+    if (running)
+        vm_resume(&m->vm);
+    return true;
+}
+
+void machine_resize_console(struct machine *m, uint16_t columns, uint16_t rows)
+{
+    virtio_console_resize(board_device(&m->board, "console0"), columns, rows);
+}
+
+static void panicked(struct machine *m)
+{
+    qmp_event(m->qmp, "GUEST_PANICKED", "{s:s}", "action", m->config.exit_on_panic ? "poweroff" : "run");
+    if (!m->config.exit_on_panic)
+        return;
+    log_error("the guest's kernel panicked");
+    machine_quit(m, MACHINE_CRASHED, "guest-panic");
+}
+
+static void crashed(struct machine *m)
+{
+    log_error("the guest crashed: triple fault");
+    machine_quit(m, MACHINE_CRASHED, "guest-panic");
+}
+
+static void attend(struct call *c)
+{
+    struct machine *m = container_of(c, struct machine, attend);
+    uint32_t asked = atomic_exchange(&m->asked, 0);
+    struct err err;
+
+    if (asked & ASK_BROKEN)
+        machine_quit(m, MACHINE_FAILED, "host-error");
+    if (asked & ASK_DEBUG_EXIT)
+        machine_quit(m, (int)(atomic_load(&m->debug_code) & 0xff), "guest-shutdown");
+    if (asked & ASK_OFF)
+        machine_quit(m, MACHINE_OFF, "guest-shutdown");
+    if (asked & ASK_PANIC)
+        panicked(m);
+    if (asked & ASK_CRASHED)
+        crashed(m);
+    if ((asked & ASK_RESET) && !machine_reset(m, &err)) {
+        log_error("cannot reset the machine: %s", err.text);
+        machine_quit(m, MACHINE_FAILED, "host-error");
+    }
+}
+
+static void timed_out(struct timer *t)
+{
+    struct machine *m = container_of(t, struct machine, timeout);
+
+    log_error("--timeout %u: the machine was ended", m->config.timeout_s);
+    machine_quit(m, MACHINE_TIMEOUT, "host-signal");
+}
+
+bool machine_open(struct machine *m, const struct config *config, struct err *err)
+{
+    memset(m, 0, sizeof *m);
+    m->config = *config;
+    m->attend.run = attend;
+    m->timeout.fire = timed_out;
+    mem_init(&m->mem);
+    bus_init(&m->mmio, UINT64_MAX);
+    bus_init(&m->pio, 0x10000);
+    vm_init(&m->vm);
+    m->vm.events = &vm_events;
+    board_init(&m->board, &board_ops);
+    m->loop = loop_open(err);
+    if (m->loop && machine_assemble(m, err) && machine_load(m, err))
+        return true;
+    machine_close(m);
+    return false;
+}
+
+int machine_run(struct machine *m, struct err *err)
+{
+    if (m->config.sandbox && !sandbox_fence(&m->config, err))
+        return MACHINE_FAILED;
+    if (!vm_start(&m->vm, err))
+        return MACHINE_FAILED;
+    if (m->config.sandbox && !sandbox_filter(&m->config, err))
+        return MACHINE_FAILED;
+    if (m->config.timeout_s)
+        loop_at(m->loop, &m->timeout, now_ns() + m->config.timeout_s * 1000000000ULL);
+    machine_cont(m);
+    loop_run(m->loop);
+    return m->status;
+}
+
+void machine_close(struct machine *m)
+{
+    vm_close(&m->vm);
+    qmp_close(m->qmp);
+    board_close(&m->board);
+    for (unsigned i = 0; i < MACHINE_DISKS; i++)
+        block_close(m->disk[i]);
+    if (m->loop)
+        loop_cancel(m->loop, &m->timeout);
+    loop_close(m->loop);
+    bus_close(&m->mmio);
+    bus_close(&m->pio);
+    mem_close(&m->mem);
+    cpu_model_free(m->model);
+}

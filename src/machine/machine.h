@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/* One machine: from a config to a running guest, its run state, its end.
+ *
+ *   config -> machine_open -> (sandbox) -> machine_run -> exit status
+ *
+ * Everything here runs in the main thread; what vCPU threads report is posted to the loop. */
+#ifndef HULL_MACHINE_H
+#define HULL_MACHINE_H
+
+#include "block/block.h"
+#include "bus/device.h"
+#include "config/config.h"
+#include "engine/engine.h"
+#include "loop/loop.h"
+
+#define MACHINE_DISKS CONFIG_DISKS
+
+enum run_state { /* as QMP's RunState names them: see run_state_name */
+    RUN_PRELAUNCH,
+    RUN_RUNNING,
+    RUN_PAUSED,
+    RUN_SHUTDOWN,
+    RUN_PANICKED,
+    RUN_INTERNAL_ERROR,
+};
+extern const char *const run_state_name[];
+
+enum { /* exit statuses of hull-vmm and hull run */
+    MACHINE_OFF = 0,
+    MACHINE_FAILED = 1,
+    MACHINE_USAGE = 2,
+    MACHINE_CRASHED = 3,
+    MACHINE_TIMEOUT = 124,
+};
+
+struct irqchip;
+struct qmp;
+
+struct machine {
+    struct config config;
+    struct loop *loop;
+    struct mem mem;
+    struct bus mmio, pio;
+    struct board board;
+    struct vm vm;
+    struct cpu_model *model;
+    gpa rsdp; /* ACPI tables in guest memory */
+    struct block *disk[MACHINE_DISKS];
+    struct qmp *qmp;
+    enum run_state state;
+    int status; /* exit status once the loop ends */
+    /* what other threads ask the main thread to do */
+    struct call attend;
+    _Atomic uint32_t asked; /* ASK_ bits */
+    _Atomic uint32_t debug_code;
+    struct timer timeout;
+};
+
+/* Builds everything; the guest does not run yet. On failure everything is undone. */
+bool machine_open(struct machine *m, const struct config *config, struct err *err);
+/* Runs until the guest or its user ends it; returns the exit status. */
+int machine_run(struct machine *m, struct err *err);
+void machine_close(struct machine *m); /* accepts a half-open machine */
+
+/* What a user may do, by QMP or signal. All idempotent, in the main thread. */
+void machine_stop(struct machine *m);
+void machine_cont(struct machine *m);
+void machine_powerdown(struct machine *m); /* presses the power button */
+bool machine_reset(struct machine *m, struct err *err);
+void machine_quit(struct machine *m, int status, const char *reason); /* reason as in QMP's SHUTDOWN */
+void machine_resize_console(struct machine *m, uint16_t columns, uint16_t rows);
+
+/* ---- assemble.c ---- */
+bool machine_assemble(struct machine *m, struct err *err);
+/* ---- load.c ---- */
+bool machine_load(struct machine *m, struct err *err); /* kernel into memory, boot vCPU's state */
+/* ---- sandbox.c ---- */
+bool sandbox_drop_user(const char *user, struct err *err);
+bool sandbox_fence(const struct config *config, struct err *err);  /* files: before threads start */
+bool sandbox_filter(const struct config *config, struct err *err); /* system calls: all threads */
+
+#endif

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: MIT */
+/* QMP's connections: framing, negotiation, answers, events. What commands do is in commands.c. */
+#include "machine/qmp.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define CLIENTS_MAX 8
+#define REQUEST_MAX (1 * MiB)
+#define OUTPUT_MAX  (4 * MiB) /* a client that reads no more is dropped */
+
+struct client {
+    struct watch watch;
+    struct qmp *qmp;
+    bool used, negotiated;
+    bool essential; /* hull's own connection: its end ends the machine */
+    char *in, *out;
+    size_t in_len, in_size, out_len, out_size;
+    /* framing: where in `in` the scan stands, nesting depth, inside a string, after a backslash */
+    size_t scan;
+    unsigned depth;
+    bool string, backslash;
+};
+
+struct qmp {
+    struct machine *machine;
+    struct watch listener;
+    char path[108];
+    struct client client[CLIENTS_MAX];
+};
+
+static void drop(struct client *c)
+{
+    struct machine *m = c->qmp->machine;
+    bool essential = c->essential;
+
+    if (!c->used)
+        return;
+    loop_forget(m->loop, &c->watch);
+    close(c->watch.fd);
+    free(c->in);
+    free(c->out);
+    memset(c, 0, sizeof *c);
+    if (essential)
+        machine_quit(m, MACHINE_FAILED, "host-signal");
+}
+
+static void flush(struct client *c)
+{
+    size_t done = 0;
+
+    while (done < c->out_len) {
+        ssize_t n = send(c->watch.fd, c->out + done, c->out_len - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        done += (size_t)n;
+    }
+    memmove(c->out, c->out + done, c->out_len - done);
+    c->out_len -= done;
+    loop_rewatch(c->qmp->machine->loop, &c->watch, EPOLLIN | (c->out_len ? EPOLLOUT : 0));
+}
+
+/* Appends to a growing buffer; false when out of memory or over `max`. */
+static bool append(char **buffer, size_t *len, size_t *size, const char *bytes, size_t count, size_t max)
+{
+    if (*len + count > *size) {
+        size_t want = (*len + count) * 2;
+        char *bigger = want > 2 * max ? NULL : realloc(*buffer, want);
+
+        if (!bigger)
+            return false;
+        *buffer = bigger;
+        *size = want;
+    }
+    memcpy(*buffer + *len, bytes, count);
+    *len += count;
+    return true;
+}
+
+/* Sends and releases one object. False: the client was dropped. */
+static bool answer(struct client *c, json_t *object)
+{
+    char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    bool good = text && append(&c->out, &c->out_len, &c->out_size, text, strlen(text), OUTPUT_MAX) &&
+                append(&c->out, &c->out_len, &c->out_size, "\r\n", 2, OUTPUT_MAX);
+
+    free(text);
+    json_decref(object);
+    if (good)
+        flush(c);
+    else
+        drop(c);
+    return good;
+}
+
+static json_t *error_object(const char *class, const char *text)
+{
+    return json_pack("{s:{s:s, s:s}}", "error", "class", class, "desc", text);
+}
+
+static json_t *run_command(struct client *c, const char *name, json_t *args)
+{
+    struct err err = {0};
+    json_t *result;
+
+    if (!strcmp(name, "qmp_capabilities")) {
+        c->negotiated = true;
+        return json_pack("{s:{}}", "return");
+    }
+    if (!c->negotiated)
+        return error_object("CommandNotFound", "Expecting capabilities negotiation with 'qmp_capabilities'");
+    for (const struct qmp_command *q = qmp_commands; q->name; q++) {
+        if (strcmp(q->name, name))
+            continue;
+        result = q->run(c->qmp->machine, args, &err);
+        if (result)
+            return json_pack("{s:o}", "return", result);
+        return error_object(err.code == ENOENT ? "DeviceNotFound" : "GenericError", err.text);
+    }
+    err_set(&err, ENOSYS, "The command %.64s has not been found", name);
+    return error_object("CommandNotFound", err.text);
+}
+
+static json_t *obey(struct client *c, json_t *request)
+{
+    json_t *args = json_object_get(request, "arguments");
+    const char *name = json_string_value(json_object_get(request, "execute"));
+
+    if (!json_is_object(request) || !name)
+        return error_object("GenericError", "QMP input must be an object with a text member 'execute'");
+    if (args && !json_is_object(args))
+        return error_object("GenericError", "QMP input member 'arguments' must be an object");
+    return run_command(c, name, args);
+}
+
+static bool take_request(struct client *c, size_t len)
+{
+    json_error_t why;
+    json_t *request = json_loadb(c->in, len, 0, &why), *id, *reply;
+
+    memmove(c->in, c->in + len, c->in_len - len);
+    c->in_len -= len;
+    c->scan = 0;
+    if (!request)
+        return answer(c, error_object("GenericError", "JSON parse error"));
+    id = json_object_get(request, "id");
+    reply = obey(c, request);
+    if (reply && id)
+        json_object_set(reply, "id", id);
+    json_decref(request);
+    return c->used && answer(c, reply);
+}
+
+/* Moves the scan over one byte; true at the end of a top-level object. */
+static bool scan_byte(struct client *c, char byte)
+{
+    if (c->string) {
+        if (!c->backslash && byte == '"')
+            c->string = false;
+        c->backslash = !c->backslash && byte == '\\';
+        return false;
+    }
+    if (byte == '"')
+        c->string = true;
+    if (byte == '{' || byte == '[')
+        c->depth++;
+    if ((byte == '}' || byte == ']') && c->depth)
+        return --c->depth == 0;
+    return c->depth == 0 && byte == '\n'; /* junk outside any object: reported at its line's end */
+}
+
+static void take_requests(struct client *c)
+{
+    while (c->used && c->scan < c->in_len) {
+        bool end = scan_byte(c, c->in[c->scan++]);
+        size_t blank = 0;
+
+        if (!end)
+            continue;
+        while (blank < c->scan && strchr(" \t\r\n", c->in[blank]))
+            blank++;
+        if (blank == c->scan) { /* white space between requests */
+            memmove(c->in, c->in + blank, c->in_len - blank);
+            c->in_len -= blank;
+            c->scan = 0;
+        } else if (!take_request(c, c->scan))
+            return;
+    }
+}
+
+static void client_ready(struct watch *w, uint32_t events)
+{
+    struct client *c = container_of(w, struct client, watch);
+    char bytes[4096];
+    ssize_t got;
+
+    if (events & EPOLLOUT)
+        flush(c);
+    if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+        return;
+    got = recv(w->fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got <= 0 || !append(&c->in, &c->in_len, &c->in_size, bytes, (size_t)got, REQUEST_MAX))
+        drop(c);
+    else
+        take_requests(c);
+}
+
+static json_t *greeting(void)
+{
+    return json_pack("{s:{s:{s:{s:i, s:i, s:i}, s:s}, s:[]}}", "QMP", "version", "qemu", "major", 7,
+                     "minor", 2, "micro", 0, "package", "hull-" HULL_VERSION, "capabilities");
+}
+
+static bool client_start(struct qmp *q, int fd, bool essential, struct err *err)
+{
+    struct client *c = NULL;
+
+    for (unsigned i = 0; i < CLIENTS_MAX && !c; i++)
+        if (!q->client[i].used)
+            c = &q->client[i];
+    if (!c) {
+        close(fd);
+        return err_set(err, EBUSY, "QMP has %d clients already", CLIENTS_MAX);
+    }
+    memset(c, 0, sizeof *c);
+    c->watch = (struct watch){.fd = fd, .events = EPOLLIN, .ready = client_ready};
+    c->qmp = q;
+    if (!loop_watch(q->machine->loop, &c->watch, err)) {
+        close(fd);
+        return false;
+    }
+    c->used = true;
+    if (answer(c, greeting()))
+        c->essential = essential;
+    return true;
+}
+
+bool qmp_add_client(struct qmp *q, int fd, struct err *err)
+{
+    return client_start(q, fd, true, err);
+}
+
+static void listener_ready(struct watch *w, uint32_t events)
+{
+    struct qmp *q = container_of(w, struct qmp, listener);
+    int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct err err;
+
+    if (fd >= 0 && !client_start(q, fd, false, &err))
+        log_warn("%s", err.text);
+}
+
+/* A file that nobody listens on any more is what a killed machine leaves: it may go. */
+static bool remove_stale(const struct sockaddr_un *to, struct err *err)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool live = !connect(fd, (const struct sockaddr *)to, sizeof *to);
+    bool stale = !live && errno == ECONNREFUSED;
+
+    close(fd);
+    if (live)
+        return err_set(err, EADDRINUSE, "--qmp %s: another machine listens there", to->sun_path);
+    return !stale || !unlink(to->sun_path) ||
+           err_set(err, errno, "--qmp %s: cannot replace the old socket: %s", to->sun_path, strerror(errno));
+}
+
+static bool start_listening(struct qmp *q, const char *path, struct err *err)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    int fd;
+
+    strncpy(to.sun_path, path, sizeof to.sun_path - 1);
+    if (!remove_stale(&to, err))
+        return false;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&to, sizeof to) || listen(fd, 4)) {
+        err_set(err, errno, "--qmp %s: %s; choose another path", path, strerror(errno));
+        close(fd);
+        return false;
+    }
+    snprintf(q->path, sizeof q->path, "%s", path);
+    q->listener = (struct watch){.fd = fd, .events = EPOLLIN, .ready = listener_ready};
+    return loop_watch(q->machine->loop, &q->listener, err);
+}
+
+struct qmp *qmp_open(struct machine *m, const char *path, struct err *err)
+{
+    struct qmp *q = calloc(1, sizeof *q);
+
+    if (!q) {
+        err_set(err, ENOMEM, "no memory for QMP");
+        return NULL;
+    }
+    q->machine = m;
+    q->listener.fd = -1;
+    if (*path && !start_listening(q, path, err)) {
+        qmp_close(q);
+        return NULL;
+    }
+    return q;
+}
+
+void qmp_close(struct qmp *q)
+{
+    if (!q)
+        return;
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+        q->client[i].essential = false;
+        drop(&q->client[i]);
+    }
+    if (q->listener.fd >= 0) {
+        loop_forget(q->machine->loop, &q->listener);
+        close(q->listener.fd);
+    }
+    if (q->path[0])
+        unlink(q->path);
+    free(q);
+}
+
+static json_t *event_object(const char *name)
+{
+    struct timeval now;
+
+    gettimeofday(&now, NULL);
+    return json_pack("{s:s, s:{s:I, s:I}}", "event", name, "timestamp", "seconds",
+                     (json_int_t)now.tv_sec, "microseconds", (json_int_t)now.tv_usec);
+}
+
+void qmp_event(struct qmp *q, const char *name, const char *data, ...)
+{
+    json_t *event;
+    va_list ap;
+
+    if (!q)
+        return;
+    event = event_object(name);
+    if (data) {
+        va_start(ap, data);
+        json_object_set_new(event, "data", json_vpack_ex(NULL, 0, data, ap));
+        va_end(ap);
+    }
+    for (unsigned i = 0; i < CLIENTS_MAX; i++)
+        if (q->client[i].used && q->client[i].negotiated)
+            answer(&q->client[i], json_incref(event));
+    json_decref(event);
+}
