@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Starts the user-mode network of one interface: hull-usernet on one end of a socket pair. */
 #include "hull.h"
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>

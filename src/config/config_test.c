@@ -45,7 +45,7 @@ static void test_read(void)
 static void test_refused(void)
 {
     refused("--cpu", "--cpu needs a value");
-    refused("--cpuz 1", "did you mean --cpus?");
+    refused("--enginge soft", "did you mean --engine?");
     refused("--cpus 0", "must be 1 to");
     refused("--cpus 1000", "must be");
     refused("--memory 0", "at least 2M");
