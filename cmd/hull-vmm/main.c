@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/* hull-vmm: one running machine. Reads its config as JSON, builds the machine, fences itself in, runs.
+ *
+ * It is started by hull and hulld, which own terminals, networks and names; run by hand it needs a
+ * JSON file: hull-vmm --config machine.json. */
+#include "base/log.h"
+#include "machine/machine.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define CONFIG_BYTES_MAX (1 * MiB)
+
+static struct machine machine;
+static struct config config;
+
+static void print_help(void)
+{
+    printf("Usage: hull-vmm --config FILE | --config-fd N\n\n"
+           "Runs one machine from its JSON description. hull run makes that from options; see man hull-vmm.\n\n"
+           "Example:\n  hull-vmm --config machine.json\n");
+}
+
+static int open_config(int argc, char **argv, struct err *err)
+{
+    int fd;
+
+    if (argc == 3 && !strcmp(argv[1], "--config-fd"))
+        return atoi(argv[2]);
+    if (argc != 3 || strcmp(argv[1], "--config")) {
+        err_set(err, EINVAL, "expected --config FILE; see hull-vmm --help");
+        return -1;
+    }
+    fd = open(argv[2], O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        err_set(err, errno, "%s: %s", argv[2], strerror(errno));
+    return fd;
+}
+
+static bool read_config(int argc, char **argv, struct err *err)
+{
+    int fd = open_config(argc, argv, err);
+    char *text = malloc(CONFIG_BYTES_MAX);
+    size_t len = 0;
+    ssize_t got = -1;
+    bool good = fd >= 0 && text;
+
+    while (good && len < CONFIG_BYTES_MAX && (got = read(fd, text + len, CONFIG_BYTES_MAX - len)) > 0)
+        len += (size_t)got;
+    if (good && got)
+        good = err_set(err, EINVAL, "the configuration cannot be read, or is over 1 MiB");
+    if (fd >= 0)
+        close(fd);
+    good = good && config_from_json(&config, text, len, err) && config_check(&config, err);
+    free(text);
+    return good;
+}
+
+/* ---- signals: as events of the loop ---- */
+
+static void signalled(struct watch *w, uint32_t events)
+{
+    struct signalfd_siginfo info;
+
+    if (read(w->fd, &info, sizeof info) == sizeof info)
+        machine_quit(&machine, 128 + (int)info.ssi_signo, "host-signal");
+}
+
+static struct watch signals = {.events = EPOLLIN, .ready = signalled};
+
+/* Before any thread starts: threads inherit the mask. */
+static void block_signals(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGQUIT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static int start(struct err *err)
+{
+    int status = MACHINE_FAILED;
+
+    if (config.user[0] && !sandbox_drop_user(config.user, err))
+        return status;
+    if (!machine_open(&machine, &config, err))
+        return err->code == EINVAL ? MACHINE_USAGE : status;
+    if (loop_watch(machine.loop, &signals, err))
+        status = machine_run(&machine, err);
+    loop_forget(machine.loop, &signals);
+    machine_close(&machine);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    struct err err = {0};
+    int status = MACHINE_USAGE;
+
+    log_setup("hull", LOG_WARN);
+    if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+        print_help();
+        return MACHINE_OFF;
+    }
+    block_signals();
+    if (read_config(argc, argv, &err)) {
+        if (config.name[0])
+            prctl(PR_SET_NAME, config.name);
+        status = start(&err);
+    }
+    if (err.text[0])
+        log_error("%s", err.text);
+    return status;
+}

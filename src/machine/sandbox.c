@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+/* What a machine's process may still do once the guest runs: three fences, from outside in.
+ *
+ *   user      an unprivileged uid, if started as root with --user
+ *   files     Landlock: only the kernel and its modules, read-only, for a guest's reboot
+ *   calls     seccomp: the list below, each with its reason; nothing executable is ever mapped
+ *
+ * Everything else that the machine uses is open before. no-new-privs is set first. */
+#include "machine/machine.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/futex.h>
+#include <linux/landlock.h>
+#include <pwd.h>
+#include <seccomp.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+bool sandbox_drop_user(const char *user, struct err *err)
+{
+    const struct passwd *p = getpwnam(user);
+
+    if (!p)
+        return err_set(err, EINVAL, "--user %s: there is no such user", user);
+    if (geteuid())
+        return p->pw_uid == getuid() ||
+               err_set(err, EPERM, "--user %s: only root can change to another user", user);
+    if (setgroups(0, NULL) || setgid(p->pw_gid) || setuid(p->pw_uid))
+        return err_set(err, errno, "--user %s: %s", user, strerror(errno));
+    return true;
+}
+
+/* ---- files ---- */
+
+static int landlock_open(uint64_t handled)
+{
+    struct landlock_ruleset_attr attr = {.handled_access_fs = handled};
+
+    return (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0);
+}
+
+static bool landlock_allow(int rules, const char *path, uint64_t access, struct err *err)
+{
+    struct landlock_path_beneath_attr attr = {.allowed_access = access};
+    bool good;
+
+    attr.parent_fd = open(path, O_PATH | O_CLOEXEC);
+    if (attr.parent_fd < 0)
+        return err_set(err, errno, "%s: %s", path, strerror(errno));
+    good = !syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &attr, 0) ||
+           err_set(err, errno, "%s: cannot allow it in the sandbox: %s", path, strerror(errno));
+    close(attr.parent_fd);
+    return good;
+}
+
+/* --initrd is a list; a module's arguments follow its name after a space. */
+static bool allow_list(int rules, const char *list, struct err *err)
+{
+    char *names = strdup(list), *rest = names, *name;
+    bool good = names || err_set(err, ENOMEM, "no memory for the sandbox");
+
+    while (good && (name = strsep(&rest, ",")))
+        if (*name) {
+            name[strcspn(name, " ")] = 0;
+            good = landlock_allow(rules, name, LANDLOCK_ACCESS_FS_READ_FILE, err);
+        }
+    free(names);
+    return good;
+}
+
+/* Removing our own socket at the end is the one change to the file system that is left. */
+static bool allow_socket_folder(int rules, const char *socket, struct err *err)
+{
+    char dir[CONFIG_PATH];
+    char *slash;
+
+    snprintf(dir, sizeof dir, "%s", socket);
+    slash = strrchr(dir, '/');
+    if (slash)
+        slash[slash == dir] = 0;
+    return landlock_allow(rules, slash ? dir : ".", LANDLOCK_ACCESS_FS_REMOVE_FILE, err);
+}
+
+bool sandbox_fence(const struct config *config, struct err *err)
+{
+    /* All rights of Landlock's first version, which every kernel with Landlock knows. */
+    const uint64_t handled = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1;
+    int rules;
+    bool good;
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        return err_set(err, errno, "cannot set no-new-privs: %s", strerror(errno));
+    rules = landlock_open(handled);
+    if (rules < 0) {
+        log_info("this kernel has no Landlock: the machine's process is fenced by seccomp alone");
+        return true;
+    }
+    good = (!config->kernel[0] || landlock_allow(rules, config->kernel, LANDLOCK_ACCESS_FS_READ_FILE, err)) &&
+           allow_list(rules, config->initrd, err) &&
+           (!config->qmp[0] || allow_socket_folder(rules, config->qmp, err));
+    if (good && syscall(SYS_landlock_restrict_self, rules, 0))
+        good = err_set(err, errno, "cannot enter the file fence: %s", strerror(errno));
+    close(rules);
+    return good;
+}
+
+/* ---- system calls ---- */
+
+static const struct {
+    int call;
+    const char *why;
+} allowed[] = {
+    /* the loop */
+    {SCMP_SYS(epoll_wait), "waiting for events"},
+    {SCMP_SYS(epoll_pwait), "the same"},
+    {SCMP_SYS(epoll_pwait2), "the same, with nanoseconds"},
+    {SCMP_SYS(epoll_ctl), "watching sockets as clients come and go"},
+    {SCMP_SYS(timerfd_settime), "timers"},
+    {SCMP_SYS(ppoll), "waiting for one descriptor"},
+    {SCMP_SYS(poll), "the same"},
+    /* data */
+    {SCMP_SYS(read), "eventfds, signals, consoles, sockets"},
+    {SCMP_SYS(write), "the same, and messages on stderr"},
+    {SCMP_SYS(readv), "frames from the network"},
+    {SCMP_SYS(writev), "frames to the network"},
+    {SCMP_SYS(pread64), "disks without io_uring; the kernel file at a reboot"},
+    {SCMP_SYS(preadv), "disks without io_uring"},
+    {SCMP_SYS(pwrite64), "disks without io_uring"},
+    {SCMP_SYS(pwritev), "disks without io_uring"},
+    {SCMP_SYS(fdatasync), "flush without io_uring"},
+    {SCMP_SYS(fsync), "flush"},
+    {SCMP_SYS(fallocate), "discard, and memory given back by the balloon"},
+    {SCMP_SYS(lseek), "reading the kernel at a reboot"},
+    {SCMP_SYS(io_uring_enter), "disk I/O"},
+    {SCMP_SYS(recvfrom), "QMP and console clients"},
+    {SCMP_SYS(recvmsg), "the same"},
+    {SCMP_SYS(sendto), "the same"},
+    {SCMP_SYS(sendmsg), "the same"},
+    {SCMP_SYS(accept4), "QMP and console clients"},
+    {SCMP_SYS(shutdown), "ending a client's connection"},
+    {SCMP_SYS(close), "clients that left"},
+    {SCMP_SYS(unlink), "our own QMP socket at the end"},
+    /* files: Landlock leaves the kernel, its modules and nothing else */
+    {SCMP_SYS(openat), "the kernel at a reboot"},
+    {SCMP_SYS(fstat), "its size"},
+    {SCMP_SYS(newfstatat), "its size; a disk's use of space for query-block"},
+    {SCMP_SYS(fcntl), "descriptor flags of clients"},
+    /* memory */
+    {SCMP_SYS(brk), "malloc"},
+    {SCMP_SYS(munmap), "malloc"},
+    {SCMP_SYS(mremap), "malloc"},
+    {SCMP_SYS(madvise), "memory given back by the balloon and by malloc"},
+    /* threads */
+    {SCMP_SYS(futex), "locks, sleeping vCPUs"},
+    {SCMP_SYS(futex_waitv), "the same"},
+    {SCMP_SYS(sched_yield), "spinning vCPUs"},
+    {SCMP_SYS(set_robust_list), "the thread pool's start"},
+    {SCMP_SYS(rseq), "the same"},
+    {SCMP_SYS(clone3), "the thread pool where io_uring is missing"},
+    {SCMP_SYS(clone), "the same on older C libraries"},
+    {SCMP_SYS(membarrier), "ordering between vCPUs"},
+    {SCMP_SYS(rt_sigaction), "the C library's abort path"},
+    {SCMP_SYS(rt_sigprocmask), "thread start and abort"},
+    {SCMP_SYS(rt_sigreturn), "returning from a handler"},
+    {SCMP_SYS(sigaltstack), "the same"},
+    {SCMP_SYS(restart_syscall), "a call that a stop interrupted"},
+    {SCMP_SYS(exit), "a thread's end"},
+    {SCMP_SYS(exit_group), "the process's end"},
+    {SCMP_SYS(getpid), "abort"},
+    {SCMP_SYS(gettid), "abort, and naming threads"},
+    {SCMP_SYS(getuid), "the C library"},
+    /* time and chance */
+    {SCMP_SYS(clock_gettime), "where the vDSO cannot answer"},
+    {SCMP_SYS(gettimeofday), "the same"},
+    {SCMP_SYS(clock_nanosleep), "sleeping vCPUs"},
+    {SCMP_SYS(nanosleep), "the same"},
+    {SCMP_SYS(getrandom), "the guest's entropy"},
+    {SCMP_SYS(uname), "the C library"},
+};
+
+/* Memory may be mapped, never with PROT_EXEC. */
+static int allow_memory(scmp_filter_ctx f)
+{
+    const struct scmp_arg_cmp no_exec = SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0);
+
+    return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, no_exec) |
+           seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, no_exec);
+}
+
+/* Signals only to ourselves: abort's tgkill, and kicking vCPU threads. */
+static int allow_own_signals(scmp_filter_ctx f)
+{
+    const struct scmp_arg_cmp own = SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid());
+
+    return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, own);
+}
+
+static int allow_prctl(scmp_filter_ctx f)
+{
+    return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+}
+
+static const uint32_t allowed_ioctls[] = {
+    0x400454d0, /* TUNSETOFFLOAD: the guest's driver chose its offloads */
+    0x400454d9, /* TUNSETQUEUE: multi-queue taps */
+    0x5421,     /* FIONBIO */
+    0x1277,     /* BLKDISCARD */
+    0x127f,     /* BLKZEROOUT */
+};
+
+static int allow_ioctls(scmp_filter_ctx f)
+{
+    int bad = 0;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(allowed_ioctls); i++)
+        bad |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                                SCMP_A1(SCMP_CMP_EQ, allowed_ioctls[i]));
+    return bad;
+}
+
+bool sandbox_filter(const struct config *config, struct err *err)
+{
+    /* A refused call kills: it can only come from a hijacked process or a bug that tests must show. */
+    scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    int bad = f ? 0 : -ENOMEM;
+
+    for (unsigned i = 0; !bad && i < ARRAY_SIZE(allowed); i++)
+        bad = seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[i].call, 0);
+    if (!bad)
+        bad = allow_memory(f) | allow_own_signals(f) | allow_prctl(f) | allow_ioctls(f);
+    if (!bad)
+        bad = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1);
+    if (!bad)
+        bad = seccomp_load(f);
+    seccomp_release(f);
+    return !bad || err_set(err, -bad, "cannot enter the system call filter: %s; --no-sandbox runs without",
+                           strerror(-bad));
+}
