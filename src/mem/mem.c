@@ -22,26 +22,27 @@ void mem_init(struct mem *m)
     memset(m, 0, sizeof *m);
 }
 
-/* `size` bytes of `fd` at a 2 MiB boundary (so that huge pages fit), then one guard page. */
-static uint8_t *map_region(int fd, uint64_t size)
+/* The region, then one guard page. Guest address, host address and file offset agree below 2 MiB,
+ * so that huge pages fit in all three. */
+static uint8_t *map_region(const struct mem_region *r)
 {
-    size_t span = size + HUGE_SIZE + PAGE_SIZE;
+    size_t span = r->fd_offset + r->size + HUGE_SIZE + PAGE_SIZE;
     uint8_t *area = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    uint8_t *host, *end;
+    uint8_t *host, *guard_end;
 
     if (area == MAP_FAILED)
         return NULL;
-    end = area + span;
-    host = (uint8_t *)align_up((uintptr_t)area, HUGE_SIZE);
-    if (mmap(host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) ==
-        MAP_FAILED) {
+    host = (uint8_t *)align_up((uintptr_t)area, HUGE_SIZE) + r->fd_offset;
+    guard_end = host + r->size + PAGE_SIZE;
+    if (mmap(host, r->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, r->fd,
+             (off_t)r->fd_offset) == MAP_FAILED) {
         munmap(area, span);
         return NULL;
     }
     if (host > area)
         munmap(area, (size_t)(host - area));
-    if (end > host + size + PAGE_SIZE)
-        munmap(host + size + PAGE_SIZE, (size_t)(end - (host + size + PAGE_SIZE)));
+    if (area + span > guard_end)
+        munmap(guard_end, (size_t)(area + span - guard_end));
     return host;
 }
 
@@ -50,13 +51,13 @@ static bool region_open(struct mem_region *r, struct err *err)
     r->fd = memfd_create(r->name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (r->fd < 0)
         return err_set(err, errno, "cannot create guest memory '%s': %s", r->name, strerror(errno));
-    if (ftruncate(r->fd, (off_t)r->size) != 0) {
+    if (ftruncate(r->fd, (off_t)(r->fd_offset + r->size)) != 0) {
         err_set(err, errno, "cannot make %llu MiB of guest memory '%s': %s; use less --memory",
                 (unsigned long long)(r->size / MiB), r->name, strerror(errno));
         goto close_fd;
     }
     (void)fcntl(r->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-    r->host = map_region(r->fd, r->size);
+    r->host = map_region(r);
     if (r->host == NULL) {
         err_set(err, errno, "cannot map %llu MiB of guest memory '%s': %s; use less --memory",
                 (unsigned long long)(r->size / MiB), r->name, strerror(errno));
@@ -73,14 +74,18 @@ close_fd:
 bool mem_add(struct mem *m, const char *name, gpa base, uint64_t size, bool readonly,
              struct err *err)
 {
-    struct mem_region r = {.name = name, .base = base, .size = size, .readonly = readonly};
+    struct mem_region r = {.name = name,
+                           .base = base,
+                           .size = size,
+                           .readonly = readonly,
+                           .fd_offset = base % HUGE_SIZE};
     unsigned at = 0;
 
     if (m->count == MEM_REGIONS_MAX)
         return err_set(err, ENOSPC, "no room for memory region '%s': %d exist", name,
                        MEM_REGIONS_MAX);
     if (size == 0 || (size | base) & ~PAGE_MASK || base > UINT64_MAX - size ||
-        size > INT64_MAX - HUGE_SIZE - PAGE_SIZE)
+        size > INT64_MAX - 2 * HUGE_SIZE - PAGE_SIZE)
         return err_set(err, EINVAL,
                        "memory region '%s' of 0x%llx bytes at 0x%llx is not whole pages", name,
                        (unsigned long long)size, (unsigned long long)base);

@@ -2,7 +2,8 @@
 /* Guest memory: RAM regions in memfds, checked translation, dirty pages.
  *
  * Regions are added while the machine is assembled and never move afterwards, so lookups take no
- * lock. The only way from a guest address to a host pointer is mem_at, and it always takes a length. */
+ * lock. The only way from a guest address to a host pointer is mem_at, and it always takes a
+ * length. */
 #ifndef HULL_MEM_H
 #define HULL_MEM_H
 
@@ -15,11 +16,12 @@ typedef uint64_t gpa; /* guest physical address */
 struct mem_region {
     const char *name;
     gpa base;
-    uint64_t size;   /* bytes, a multiple of 4 KiB */
-    uint8_t *host;   /* followed by an inaccessible guard page */
-    int fd;          /* memfd, owned by the region */
-    bool readonly;   /* ROM: guest writes vanish, mem_write refuses */
-    uint64_t *dirty; /* one bit per page, NULL while the log is off; set with atomic or */
+    uint64_t size;      /* bytes, a multiple of 4 KiB */
+    uint8_t *host;      /* followed by an inaccessible guard page */
+    int fd;             /* memfd, owned by the region */
+    uint64_t fd_offset; /* where the region begins in it */
+    bool readonly;      /* ROM: guest writes vanish, mem_write refuses */
+    uint64_t *dirty;    /* one bit per page, NULL while the log is off; set with atomic or */
 };
 
 struct mem_watcher { /* an engine that caches decoded code hears of every write by devices */
@@ -33,11 +35,14 @@ struct mem {
 };
 
 void mem_init(struct mem *m);
-/* Maps `size` fresh zero bytes at `base`. Overlap is an error. Pages are allocated on first touch. */
-bool mem_add(struct mem *m, const char *name, gpa base, uint64_t size, bool readonly, struct err *err);
+/* Maps `size` fresh zero bytes at `base`. Overlap is an error. Pages are allocated on first touch.
+ */
+bool mem_add(struct mem *m, const char *name, gpa base, uint64_t size, bool readonly,
+             struct err *err);
 void mem_close(struct mem *m);
 
-struct mem_region *mem_find(struct mem *m, gpa addr, size_t len); /* NULL unless wholly inside one */
+struct mem_region *mem_find(struct mem *m, gpa addr,
+                            size_t len); /* NULL unless wholly inside one */
 
 /* `len` bytes inside one RAM region, or NULL. Mark them dirty after writing them, not before. */
 void *mem_at(struct mem *m, gpa addr, size_t len);

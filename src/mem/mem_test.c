@@ -39,6 +39,9 @@ static void test_add(void)
        "absurd size: %s", e.text);
     ok(m.count == 3, "failures leave nothing");
     ok(((uintptr_t)m.region[0].host & (2 * MiB - 1)) == 0, "aligned for huge pages");
+    ok(((uintptr_t)m.region[1].host & (2 * MiB - 1)) == 2 * MiB - 64 * KiB &&
+           m.region[1].fd_offset == 2 * MiB - 64 * KiB,
+       "as the guest sees it");
 }
 
 static void test_at(void)
