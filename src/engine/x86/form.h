@@ -27,10 +27,11 @@ enum { /* arithmetic flags in masks: their bits in EFLAGS */
 
 enum x86_gate {
     X86_GATE_NONE,
-    X86_GATE_X87,   /* CR0.EM or TS: #NM; pending x87 exception: #MF (not for the FN... forms) */
+    X86_GATE_X87,   /* CR0.EM or TS: #NM; pending x87 exception: #MF */
     X86_GATE_MMX,   /* CR0.EM: #UD; TS: #NM; pending x87 exception: #MF */
     X86_GATE_SSE,   /* CR0.EM or not CR4.OSFXSR: #UD; TS: #NM */
     X86_GATE_AVX,   /* XCR0[2:1] not 11b, not CR4.OSXSAVE, real or v8086 mode: #UD; TS: #NM */
+    X86_GATE_FN,    /* CR0.EM or TS: #NM, nothing more: FNINIT, FNSTSW, FXSAVE, ... */
     X86_GATE_FWAIT, /* CR0.MP and TS: #NM; pending x87 exception: #MF */
 };
 
@@ -50,7 +51,9 @@ struct x86_form {
     uint8_t cpl0;      /* #GP(0) unless CPL 0 */
     uint8_t align;     /* bytes of alignment a memory operand needs (#GP), 0: none */
     uint16_t mem_size; /* bytes of the memory operand; 0: see x86_mem_size() */
-    uint16_t thunk;    /* vector and x87 forms: number of the host-executed thunk, 0: none */
+    uint16_t implicit_read,
+        implicit_written; /* general registers that no operand shows: bit per number */
+    uint16_t thunk;       /* vector and x87 forms: number of the host-executed thunk, 0: none */
 };
 
 extern const struct x86_form x86_form[];

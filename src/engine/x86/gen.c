@@ -17,13 +17,14 @@
 
 /* Copies of what form.h defines: that header needs this program's output. */
 enum { CLASS_COPY, CLASS_FLOW, CLASS_STRING, CLASS_STATE, CLASS_UNDEF };
-enum { GATE_NONE, GATE_X87, GATE_MMX, GATE_SSE, GATE_AVX, GATE_FWAIT };
+enum { GATE_NONE, GATE_X87, GATE_MMX, GATE_SSE, GATE_AVX, GATE_FN, GATE_FWAIT };
 
 struct row {
     unsigned op;
     uint8_t operand[4], access[4];
     unsigned operands;
     unsigned read, written, undefined;
+    unsigned implicit_read, implicit_written;
     unsigned feature, feature256, modes, class, gate;
     bool lock, cpl0, unaligned, aligned, plus_r;
     unsigned thunk;
@@ -108,6 +109,27 @@ static unsigned parse_flags(const char *text)
     return mask;
 }
 
+/* a, c, d, b, sp, bp, si, di, r11 with commas. */
+static unsigned parse_registers(const char *text)
+{
+    static const char *const names[] = {"a",  "c",  "d", "b", "sp", "bp",
+                                        "si", "di", "",  "",  "",   "r11"};
+    unsigned mask = 0;
+
+    while (*text) {
+        size_t len = strcspn(text, ",");
+        unsigned i = 0;
+
+        while (i < 12 && (strlen(names[i]) != len || strncmp(names[i], text, len)))
+            i++;
+        if (i == 12)
+            fail("unknown register in '%s'", text);
+        mask |= 1u << i;
+        text += len + (text[len] == ',');
+    }
+    return mask;
+}
+
 static bool parse_class(struct row *r, const char *word)
 {
     static const char *const classes[] = {"copy", "flow", "string", "state", "undef"};
@@ -122,9 +144,9 @@ static bool parse_class(struct row *r, const char *word)
 
 static void parse_gate(struct row *r, const char *word)
 {
-    static const char *const gates[] = {"none", "x87", "mmx", "sse", "avx", "fwait"};
+    static const char *const gates[] = {"none", "x87", "mmx", "sse", "avx", "fn", "fwait"};
 
-    for (unsigned i = 0; i < 6; i++)
+    for (unsigned i = 0; i < 7; i++)
         if (!strcmp(word, gates[i])) {
             r->gate = i;
             return;
@@ -170,6 +192,10 @@ static void parse_attributes(struct row *r, char *text)
             r->written = parse_flags(word + 2);
         else if (!strncmp(word, "u=", 2))
             r->undefined = parse_flags(word + 2);
+        else if (!strncmp(word, "ri=", 3))
+            r->implicit_read = parse_registers(word + 3);
+        else if (!strncmp(word, "wi=", 3))
+            r->implicit_written = parse_registers(word + 3);
         else if (!strncmp(word, "gate=", 5))
             parse_gate(r, word + 5);
         else if (!strncmp(word, "256=", 4)) {
@@ -534,11 +560,11 @@ static void write_forms(FILE *f)
 
         fprintf(f,
                 "    {%u, %u, %u, {%u, %u, %u, %u}, {%u, %u, %u, %u}, 0x%x, 0x%x, 0x%x, %u, %u, "
-                "%u, %u, %u, %u, %u}, /* %u %s */\n",
+                "%u, %u, %u, %u, 0x%x, 0x%x, %u}, /* %u %s */\n",
                 r->op, r->class, r->gate, r->operand[0], r->operand[1], r->operand[2],
                 r->operand[3], r->access[0], r->access[1], r->access[2], r->access[3], r->read,
                 r->written, r->undefined, r->feature, r->modes, r->lock, r->cpl0, alignment(r),
-                mem_size(r), r->thunk, i, op_name[r->op]);
+                mem_size(r), r->implicit_read, r->implicit_written, r->thunk, i, op_name[r->op]);
     }
     fprintf(f,
             "};\nconst unsigned x86_form_count = %u, x86_thunk_count = %u;\n\nconst struct "

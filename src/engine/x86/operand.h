@@ -78,7 +78,7 @@ enum x86_size_rule {
     X(Mv, MEM, X86_SZ_V) X(My, MEM, X86_SZ_Y) X(Mt, MEM, 10) X(Mp, MEM, X86_SZ_P) X(Ms, MEM, X86_SZ_S) X(Ma, MEM, X86_SZ_A) \
     X(Menv, MEM, X86_SZ_ENV) X(Mfsave, MEM, X86_SZ_FSAVE) X(Mfx, MEM, X86_SZ_FXSAVE) X(Mxs, MEM, X86_SZ_XSAVE) X(M, MEM, X86_SZ_LINE) \
     X(Vb, XREG, 1) X(Vw, XREG, 2) X(Vd, XREG, 4) X(Vq, XREG, 8) X(Vdq, XREG, 16) X(Vx, XREG, X86_SZ_X) \
-    X(Ww, XRM, 2) X(Wd, XRM, 4) X(Wq, XRM, 8) X(Wdq, XRM, 16) X(Wx, XRM, X86_SZ_X) \
+    X(Wb, XRM, 1) X(Ww, XRM, 2) X(Wd, XRM, 4) X(Wq, XRM, 8) X(Wdq, XRM, 16) X(Wx, XRM, X86_SZ_X) \
     X(Ud, XRMREG, 4) X(Uq, XRMREG, 8) X(Udq, XRMREG, 16) X(Ux, XRMREG, X86_SZ_X) \
     X(Hd, XVVVV, 4) X(Hq, XVVVV, 8) X(Hdq, XVVVV, 16) X(Hx, XVVVV, X86_SZ_X) \
     X(Ldq, XIS4, 16) X(Lx, XIS4, X86_SZ_X) X(XMM0, XMM0, 16) \
