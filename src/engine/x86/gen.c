@@ -483,6 +483,9 @@ static void finish_row(struct row *r)
     derive_flags(r);
     derive_w(r);
     derive_opsize(r);
+    if (r->e.mask & r->e.key & X86_K_W64 ||
+        (r->e.mask & X86_K_OPSIZE && (r->e.key & X86_K_OPSIZE) == 2 << X86_K_OPSIZE_SHIFT))
+        r->modes &= 4;
     r->e.modes = (uint8_t)r->modes;
     if (r->class == CLASS_COPY && r->gate != GATE_NONE)
         r->thunk = ++thunk_count;
