@@ -62,7 +62,9 @@ struct soft_cpu {
     uint64_t rip, next_rip;
     uint64_t rflags;    /* all but the arithmetic flags */
     _Atomic uint32_t pending;
-    _Atomic uint32_t request;
+    _Atomic uint32_t request; /* ticket of the last request to drop write TLB entries, and of the last served */
+    _Atomic uint32_t request_done;
+    _Atomic bool running;     /* inside run(): others must wait for request_done */
     struct x86_seg seg[6], ldt, tr;
     struct x86_table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
@@ -89,6 +91,19 @@ struct soft_cpu {
     uint32_t trap_dr6;  /* DR6 bits of data and I/O breakpoints met; who sets it sets PEND_TRAP too */
     _Atomic uint32_t sleeping; /* in engine_ops.sleep: who sets a pending bit must futex-wake */
     struct soft_clock *clock;  /* the VM's, clock.c */
+    struct tlb_table *rd, *wr; /* of the current class: memory uops look here */
+    uint64_t apic_page;        /* physical page of the LAPIC's registers; 1: off, or x2APIC */
+    uint32_t key;              /* block key of the current mode */
+    unsigned jump_context;     /* what the jump cache depends on: block.c */
+    uint64_t jump_tag;
+    uint64_t slow;             /* counter of slow ways taken */
+    struct code_store {        /* stores to pages with code, through soft_host_ptr, in this instruction */
+        uint64_t phys;
+        unsigned len;
+    } code_store[2];
+    unsigned code_stores;
+    uint32_t pauses;   /* PAUSE instructions so far */
+    bool split_locked; /* this instruction holds soft_vm.split */
     struct soft_tlb *tlb;
     struct soft_blocks *blocks;
     struct soft_apic *apic;
@@ -148,6 +163,9 @@ void soft_tlb_flush(struct soft_cpu *cpu, bool global); /* CR3 load: false keeps
 void soft_tlb_invlpg(struct soft_cpu *cpu, uint64_t linear);
 /* Walks without side effects or faults, for debuggers: false if unmapped. */
 bool soft_translate(struct soft_cpu *cpu, uint64_t linear, uint64_t *physical);
+
+/* #GP(0) unless I/O privilege or the TSS's map allows the ports. */
+void soft_io_check(struct soft_cpu *cpu, uint16_t port, unsigned size);
 
 /* ---- segment.c, task.c (sys) ---- */
 void soft_load_seg(struct soft_cpu *cpu, unsigned seg, uint16_t sel); /* MOV, POP, LDS...: with all checks */
