@@ -183,6 +183,7 @@ void soft_core_close(struct vm *vm, struct soft_vm *soft); /* accepts NULL */
 bool soft_cpu_open(struct soft_cpu *cpu, struct err *err); /* cpu->tlb, cpu->blocks; cpu, vm, soft are set */
 void soft_cpu_close(struct soft_cpu *cpu); /* accepts a half-open one */
 enum vcpu_exit soft_run(struct vcpu *vcpu); /* engine_ops.run */
+void soft_dirty(struct vm *vm, struct mem_region *r); /* engine_ops.dirty; vm->priv is the soft_vm */
 
 /* ---- apic.c, clock.c (sys) ---- */
 bool soft_apic_open(struct soft_cpu *cpu, struct err *err);
@@ -196,7 +197,22 @@ void soft_apic_mmio_write(struct soft_cpu *cpu, uint32_t offset, unsigned size, 
 /* False: the access is #GP. */
 bool soft_apic_msr_read(struct soft_cpu *cpu, uint32_t msr, uint64_t *value);
 bool soft_apic_msr_write(struct soft_cpu *cpu, uint32_t msr, uint64_t value);
+void soft_apic_init(struct soft_cpu *cpu);  /* the APIC's part of INIT */
+void soft_apic_timer(struct soft_cpu *cpu); /* PEND_TIMER: the deadline may have passed */
+void soft_apic_tsc_moved(struct soft_cpu *cpu);
+uint8_t soft_apic_sipi_vector(struct soft_cpu *cpu);
+uint64_t soft_apic_cr8(struct soft_cpu *cpu);
+void soft_apic_set_cr8(struct soft_cpu *cpu, unsigned cr8);
+void soft_apic_pic(struct soft_cpu *cpu, bool level); /* the 8259 pair's output; any thread */
+void soft_apic_get(struct soft_cpu *cpu, struct lapic_state *state);
+bool soft_apic_check(const struct lapic_state *state, unsigned phys_bits, struct err *err);
+void soft_apic_set(struct soft_cpu *cpu, const struct lapic_state *state); /* after soft_apic_check */
 uint64_t soft_tsc(const struct soft_cpu *cpu);
+uint64_t soft_tsc_hz(void);
+struct soft_clock *soft_clock_open(struct vm *vm, struct err *err); /* NULL on error */
+void soft_clock_close(struct soft_clock *clock);                    /* accepts NULL */
+uint64_t soft_clock_offset(struct soft_cpu *cpu, uint64_t tsc, uint64_t adjust);
+void soft_sleep(struct vcpu *vcpu); /* engine_ops.sleep */
 
 /* ---- instruction handlers, by enum x86_op; NULL: no handler, raises #UD ---- */
 typedef void soft_op_fn(struct soft_cpu *cpu, const struct insn *in);
