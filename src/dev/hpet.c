@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /* The High Precision Event Timer: a 100 MHz counter and three comparators. IA-PC HPET 1.0a.
  *
- * The counter is board time plus an offset while it runs. Each enabled comparator has a timer at its
- * next match; as in hardware, a one-shot comparator that lies behind the counter matches only after
- * the counter has wrapped. Interrupts go to an IOAPIC pin, as a message (FSB), or with legacy
+ * The counter is board time plus an offset while it runs. Each enabled comparator has a timer at
+ * its next match; as in hardware, a one-shot comparator that lies behind the counter matches only
+ * after the counter has wrapped. Interrupts go to an IOAPIC pin, as a message (FSB), or with legacy
  * replacement in the place of the PIT (timer 0) and the RTC (timer 1). */
+#include "boot/layout.h"
 #include "dev/irqchip.h"
 #include "dev/timer.h"
 #include "dev/types.h"
 
 #include <errno.h>
 
-#define TIMERS        3
-#define TICK_NS       10
-#define CAPABILITIES  (0x8086a201 | (uint64_t)(TICK_NS * 1000000) << 32) /* period in fs */
-#define ROUTES        0x0c00 /* IOAPIC pins 10 and 11: ISA lines that nothing else uses */
-#define PERIOD_MIN    2000   /* ticks: at most 50000 interrupts a second */
+#define TIMERS       3
+#define TICK_NS      10
+#define CAPABILITIES (0x8086a201 | (uint64_t)(TICK_NS * 1000000) << 32) /* period in fs */
+#define ROUTES       0x0c00 /* IOAPIC pins 10 and 11: ISA lines that nothing else uses */
+#define PERIOD_MIN   2000   /* ticks: at most 50000 interrupts a second */
 
 enum {
     CONFIG_ENABLE = 1,
@@ -210,6 +211,13 @@ static void timer_reg_write(struct hpet_timer *t, unsigned reg, uint64_t value)
     }
 }
 
+static void hpet_legacy(struct hpet *h, bool on)
+{
+    irqchip_legacy_set(h->dev.board, on);
+    board_irq(h->dev.board, 0, false); /* whoever held the lines has lost them */
+    board_irq(h->dev.board, 8, false);
+}
+
 static void hpet_config_write(struct hpet *h, uint64_t value)
 {
     uint64_t before = h->config;
@@ -219,7 +227,7 @@ static void hpet_config_write(struct hpet *h, uint64_t value)
         h->counter += value & CONFIG_ENABLE ? -hpet_ticks(h) : hpet_ticks(h);
     h->config = value;
     if ((before ^ value) & CONFIG_LEGACY)
-        irqchip_legacy_set(h->dev.board, value & CONFIG_LEGACY);
+        hpet_legacy(h, value & CONFIG_LEGACY);
     hpet_rearm(h);
 }
 
@@ -300,7 +308,7 @@ static bool hpet_attach(struct device *dev, struct board *board, struct err *err
             return false;
     }
     hpet_reset(dev);
-    h->regs = (struct region){"hpet", BOARD_HPET_BASE, 0x400, &hpet_ops, h, &dev->lock};
+    h->regs = (struct region){"hpet", LAYOUT_HPET_BASE, 0x400, &hpet_ops, h, &dev->lock};
     return bus_add(board->mmio, &h->regs, err);
 }
 

@@ -2,22 +2,22 @@
 /* The I/O APIC: 24 pins, each with a redirection entry that turns it into a message to the LAPICs.
  * Intel 82093AA, with the EOI register of version 0x20.
  *
- * Pins carry "asserted", so the polarity bit is only stored. Edge pins send on the rise and forget a
- * rise while masked. Level pins send while asserted, then wait with "remote IRR" for the EOI. */
+ * Pins carry "asserted", so the polarity bit is only stored. Edge pins send on the rise and forget
+ * a rise while masked. Level pins send while asserted, then wait with "remote IRR" for the EOI. */
+#include "boot/layout.h"
 #include "dev/irqchip.h"
 
 #include <errno.h>
 
-#define IOAPIC_BASE 0xfec00000
-#define VERSION     (0x20 | (GSI_COUNT - 1) << 16)
+#define VERSION (0x20 | (GSI_COUNT - 1) << 16)
 
 enum { /* redirection entry */
-    RED_VECTOR = 0xff,
-    RED_LOGICAL = 1 << 11,
-    RED_REMOTE_IRR = 1 << 14,
-    RED_LEVEL = 1 << 15,
-    RED_MASKED = 1 << 16,
-    RED_WRITABLE = 0x1afff, /* low dword but delivery status and remote IRR */
+       RED_VECTOR = 0xff,
+       RED_LOGICAL = 1 << 11,
+       RED_REMOTE_IRR = 1 << 14,
+       RED_LEVEL = 1 << 15,
+       RED_MASKED = 1 << 16,
+       RED_WRITABLE = 0x1afff, /* low dword but delivery status and remote IRR */
 };
 
 struct ioapic {
@@ -168,7 +168,7 @@ static bool ioapic_attach(struct device *dev, struct board *board, struct err *e
     if (!board->irqchip)
         return err_set(err, ENODEV, "an IOAPIC needs the irqchip first");
     ioapic_reset(dev);
-    a->regs = (struct region){"ioapic", IOAPIC_BASE, 0x1000, &ioapic_ops, a, &dev->lock};
+    a->regs = (struct region){"ioapic", LAYOUT_IOAPIC_BASE, 0x1000, &ioapic_ops, a, &dev->lock};
     if (!bus_add(board->mmio, &a->regs, err))
         return false;
     board->irqchip->ioapic = dev;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The board's interrupt lines: from a device's line to IOAPIC pins and 8259 inputs.
  *
- * Lines carry "asserted", whatever their electrical polarity. GSI 0-15 are the ISA IRQs: line n drives
- * PIC input n and IOAPIC pin n, but line 0 drives pin 2 (as the MADT says). GSI 16-23 are PIRQA-H:
- * they drive their IOAPIC pins and, as the LPC bridge's PIRQ registers route them, PIC inputs.
+ * Lines carry "asserted", whatever their electrical polarity. GSI 0-15 are the ISA IRQs: line n
+ * drives PIC input n and IOAPIC pin n, but line 0 drives pin 2 (as the MADT says). GSI 16-23 are
+ * PIRQA-H: they drive their IOAPIC pins and, as the LPC bridge's PIRQ registers route them, PIC
+ * inputs.
  *
  * The machine puts irqchip_set into board_ops.irq and calls irqchip_ack and irqchip_eoi from its
  * vm_events. Locks: irqchip, then pic or ioapic, then whatever board_ops.msi and intr take. */
@@ -16,12 +17,12 @@
 
 struct irqchip {
     struct device dev;
-    pthread_mutex_t lines;      /* guards what follows */
+    pthread_mutex_t lines;       /* guards what follows */
     struct device *pic, *ioapic; /* set when those attach; NULL: absent */
-    uint32_t level;             /* a bit per GSI */
-    uint16_t isa_out;           /* what the PICs see */
-    uint8_t route[8];           /* PIRQA-H: bit 7 off, bits 3-0 the IRQ */
-    _Atomic bool legacy_off;    /* the HPET took IRQ 0 and 8 from PIT and RTC */
+    uint32_t level;              /* a bit per GSI */
+    uint16_t isa_out;            /* what the PICs see */
+    uint8_t route[8];            /* PIRQA-H: bit 7 off, bits 3-0 the IRQ */
+    _Atomic bool legacy_off;     /* the HPET took IRQ 0 and 8 from PIT and RTC */
 };
 
 extern const struct device_type irqchip_type, pic_type, ioapic_type;

@@ -2,8 +2,8 @@
 /* The two 8259A interrupt controllers and their edge/level registers. Intel 8259A data sheet, names
  * of bits as there; ELCR as in ICH9.
  *
- * Each chip keeps requests (IRR), interrupts in service (ISR) and a mask (IMR). The slave's output is
- * the master's input 2; the master's output goes to board_ops.intr. */
+ * Each chip keeps requests (IRR), interrupts in service (ISR) and a mask (IMR). The slave's output
+ * is the master's input 2; the master's output goes to board_ops.intr. */
 #include "dev/irqchip.h"
 
 #include <errno.h>

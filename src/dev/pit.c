@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The 8254 interval timer and port 0x61. Intel 8254 data sheet.
  *
- * A channel keeps the board time at which it was loaded; count and output are computed from the clock
- * at each read, so calibration loops see a counter as exact as the host's clock. Channel 0 drives
- * IRQ 0 through one timer that stands at the next rise of its output; the short low phase before the
- * rise is given as a pulse at that moment. Channel 2 is gated and read through port 0x61. */
+ * A channel keeps the board time at which it was loaded; count and output are computed from the
+ * clock at each read, so calibration loops see a counter as exact as the host's clock. Channel 0
+ * drives IRQ 0 through one timer that stands at the next rise of its output; the short low phase
+ * before the rise is given as a pulse at that moment. Channel 2 is gated and read through port
+ * 0x61. */
 #include "base/clock.h"
 #include "dev/irqchip.h"
 #include "dev/timer.h"
@@ -12,9 +13,10 @@
 
 #include <errno.h>
 
-#define PIT_HZ         1193182
-#define SECOND_NS      1000000000ULL
-#define PERIOD_MIN_NS  20000 /* a guest cannot ask the host for more than 50000 interrupts a second */
+#define PIT_HZ    1193182
+#define SECOND_NS 1000000000ULL
+#define PERIOD_MIN_NS                                                                              \
+    20000 /* a guest cannot ask the host for more than 50000 interrupts a second */
 
 enum { RW_LATCH, RW_LOW, RW_HIGH, RW_BOTH };
 
@@ -234,7 +236,8 @@ static void pit_control(struct pit *p, uint8_t value)
     c->held = 0;
     if (n == 0) {
         devtimer_cancel(&p->timer);
-        pit_irq(p, c->mode != 0);
+        if (c->mode == 0) /* else it goes or stays high; a rise here would be a tick too many */
+            pit_irq(p, false);
     }
 }
 
@@ -290,7 +293,8 @@ static void pit_write(void *dev, uint64_t offset, uint64_t value, unsigned size)
         pit_control(p, (uint8_t)value);
 }
 
-/* Port 0x61: gate and speaker bits; bit 4 toggles with the refresh clock, bit 5 is channel 2's output. */
+/* Port 0x61: gate and speaker bits; bit 4 toggles with the refresh clock, bit 5 is channel 2's
+ * output. */
 static uint64_t port61_read(void *dev, uint64_t offset, unsigned size)
 {
     struct pit *p = dev;
@@ -322,7 +326,8 @@ static void pit_reset(struct device *dev)
     pthread_mutex_lock(&dev->lock);
     devtimer_cancel(&p->timer);
     for (unsigned n = 0; n < 3; n++)
-        p->channel[n] = (struct pit_channel){.count = 65536, .mode = 3, .rw = RW_BOTH, .gate = n < 2};
+        p->channel[n] =
+            (struct pit_channel){.count = 65536, .mode = 3, .rw = RW_BOTH, .gate = n < 2};
     p->speaker = 0;
     pit_irq(p, false);
     pthread_mutex_unlock(&dev->lock);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The MC146818 clock and its 128 bytes of CMOS memory, ports 0x70 and 0x71.
  *
- * The time is the host's UTC plus an offset that changes when the guest sets the clock; the ten time
- * bytes are worked out when they are read. Update, alarm and periodic interrupts have timers only
- * while they are enabled; with them off, their flags are worked out when register C is read. */
+ * The time is the host's UTC plus an offset that changes when the guest sets the clock; the ten
+ * time bytes are worked out when they are read. Update, alarm and periodic interrupts have timers
+ * only while they are enabled; with them off, their flags are worked out when register C is read.
+ */
 #include "base/clock.h"
 #include "dev/irqchip.h"
 #include "dev/timer.h"
@@ -12,21 +13,49 @@
 #include <errno.h>
 #include <time.h>
 
-#define SECOND_NS   1000000000ULL
-#define UIP_NS      244000  /* "update in progress" is seen this long before the second ends */
-#define EARLY_NS    1000000 /* a timer that fires this early still means the coming second */
-#define RTC_IRQ     8
+#define SECOND_NS 1000000000ULL
+#define UIP_NS    244000  /* "update in progress" is seen this long before the second ends */
+#define EARLY_NS  1000000 /* a timer that fires this early still means the coming second */
+#define RTC_IRQ   8
 
 enum {
-    SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, WEEKDAY, DAY, MONTH, YEAR,
-    REG_A, REG_B, REG_C, REG_D,
-    SHUTDOWN = 0x0f, EQUIPMENT = 0x14, BASE_LOW = 0x15, EXTENDED_LOW = 0x17, EXTENDED2_LOW = 0x30,
-    CENTURY = 0x32, ABOVE_16M_LOW = 0x34, ABOVE_4G_LOW = 0x5b, CPUS = 0x5f,
+    SECONDS,
+    SECONDS_ALARM,
+    MINUTES,
+    MINUTES_ALARM,
+    HOURS,
+    HOURS_ALARM,
+    WEEKDAY,
+    DAY,
+    MONTH,
+    YEAR,
+    REG_A,
+    REG_B,
+    REG_C,
+    REG_D,
+    SHUTDOWN = 0x0f,
+    EQUIPMENT = 0x14,
+    BASE_LOW = 0x15,
+    EXTENDED_LOW = 0x17,
+    EXTENDED2_LOW = 0x30,
+    CENTURY = 0x32,
+    ABOVE_16M_LOW = 0x34,
+    ABOVE_4G_LOW = 0x5b,
+    CPUS = 0x5f,
 
-    A_RATE = 0x0f, A_UIP = 0x80,
-    B_24H = 0x02, B_BINARY = 0x04, B_SQWE = 0x08, B_UPDATE = 0x10, B_ALARM = 0x20,
-    B_PERIODIC = 0x40, B_SET = 0x80,
-    C_UPDATE = 0x10, C_ALARM = 0x20, C_PERIODIC = 0x40, C_IRQ = 0x80,
+    A_RATE = 0x0f,
+    A_UIP = 0x80,
+    B_24H = 0x02,
+    B_BINARY = 0x04,
+    B_SQWE = 0x08,
+    B_UPDATE = 0x10,
+    B_ALARM = 0x20,
+    B_PERIODIC = 0x40,
+    B_SET = 0x80,
+    C_UPDATE = 0x10,
+    C_ALARM = 0x20,
+    C_PERIODIC = 0x40,
+    C_IRQ = 0x80,
     D_VALID = 0x80,
 };
 
@@ -179,9 +208,7 @@ static void rtc_second_fire(struct devtimer *t)
     if (second != r->read_second)
         rtc_second_passed(r, second);
     rtc_update_irq(r);
-    rtc_rearm(r);
-    if (rtc_time_ns(r) / SECOND_NS < second) /* early: skip what is left of the old second */
-        devtimer_at(t, board_now(r->dev.board) + SECOND_NS);
+    rtc_rearm(r); /* if this was early: once more at the true second, for nothing */
 }
 
 static void rtc_periodic_fire(struct devtimer *t)
@@ -252,7 +279,7 @@ static void rtc_write_b(struct rtc *r, uint8_t value)
 
     if (value & B_SET)
         value &= (uint8_t)~B_UPDATE; /* data sheet: SET clears UIE */
-    if (!(before & B_SET)) /* to stop at, or to re-encode in a new format */
+    if (!(before & B_SET))           /* to stop at, or to re-encode in a new format */
         rtc_time_to_bytes(r, rtc_time_ns(r) / SECOND_NS);
     r->cmos[REG_B] = value;
     if ((before & B_SET) && !(value & B_SET))

@@ -10,7 +10,7 @@
 
 struct devclock {
     struct board *board;
-    unsigned users; /* open timers: the last one frees this */
+    unsigned users;       /* open timers: the last one frees this */
     pthread_mutex_t lock; /* innermost; guards what follows */
     struct list armed;    /* struct devtimer.link by at_ns */
     uint64_t loop_at_ns;  /* board time that the loop timer is set or being set for */
@@ -116,8 +116,7 @@ static void clock_close(struct devclock *c)
 
     if (b->loop) {
         loop_cancel(b->loop, &c->timer);
-        while (c->rearm.posted) /* the loop still holds the call */
-            loop_turn(b->loop, 0);
+        loop_unpost(b->loop, &c->rearm);
     }
     b->clock = NULL;
     b->clock_changed = NULL;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Timers of devices, in board time (board_now), armed from any thread.
  *
- * Register handlers run in vCPU threads, the loop in the main thread. A devtimer bridges them: arming
- * puts it into one sorted list per board; the main thread's single loop timer stands at the earliest.
- * fire() runs in the main thread with the device's lock held, and never after devtimer_cancel or a
- * later devtimer_at returned, if those were called under that lock. No timer fires while the board
- * clock is stopped. fire() must re-arm for later than now. */
+ * Register handlers run in vCPU threads, the loop in the main thread. A devtimer bridges them:
+ * arming puts it into one sorted list per board; the main thread's single loop timer stands at the
+ * earliest. fire() runs in the main thread with the device's lock held, and never after
+ * devtimer_cancel or a later devtimer_at returned, if those were called under that lock. No timer
+ * fires while the board clock is stopped. fire() must re-arm for later than now. */
 #ifndef HULL_DEV_TIMER_H
 #define HULL_DEV_TIMER_H
 
@@ -14,8 +14,8 @@
 struct devtimer {
     void (*fire)(struct devtimer *t);
     struct device *dev;
-    uint64_t at_ns;       /* board time, while armed */
-    uint32_t generation;  /* counts devtimer_at and devtimer_cancel */
+    uint64_t at_ns;      /* board time, while armed */
+    uint32_t generation; /* counts devtimer_at and devtimer_cancel */
     bool armed;
     struct list link;
 };
