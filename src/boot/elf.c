@@ -98,17 +98,41 @@ bool elf_parse(const struct boot *b, struct elf *elf, struct err *err)
                      : read_segments(b, elf, h32.e_phoff, h32.e_phnum, err);
 }
 
+/* The highest first, so that an error about too little memory names enough for all. */
+static bool claim_segments(struct load *ld, const struct elf *elf, struct err *err)
+{
+    unsigned highest = 0;
+    uint64_t top = 0;
+
+    for (unsigned i = 0; i < elf->segments; i++) {
+        const struct elf_segment *s = &elf->segment[i];
+
+        if (s->type == PT_LOAD && s->mem_size > 0 && s->paddr >= top) {
+            top = s->paddr;
+            highest = i;
+        }
+    }
+    for (unsigned i = 0; i < elf->segments; i++) {
+        const struct elf_segment *s = &elf->segment[i == 0 ? highest : i <= highest ? i - 1 : i];
+
+        if (s->type == PT_LOAD && !load_claim(ld, s->paddr, s->mem_size, "segment", err))
+            return false;
+    }
+    return true;
+}
+
 bool elf_place(struct load *ld, const struct elf *elf, struct err *err)
 {
     uint64_t loaded = 0;
 
+    if (!claim_segments(ld, elf, err))
+        return false;
     for (unsigned i = 0; i < elf->segments; i++) {
         const struct elf_segment *s = &elf->segment[i];
 
         if (s->type != PT_LOAD || s->mem_size == 0)
             continue;
-        if (!load_claim(ld, s->paddr, s->mem_size, "segment", err) ||
-            !load_file(ld, &ld->boot->kernel, s->offset, s->file_size, s->paddr, err) ||
+        if (!load_file(ld, &ld->boot->kernel, s->offset, s->file_size, s->paddr, err) ||
             !load_zero(ld, s->paddr + s->file_size, s->mem_size - s->file_size, err))
             return false;
         loaded += s->file_size;

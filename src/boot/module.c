@@ -22,10 +22,11 @@ bool modules_join(struct load *ld, gpa max, struct placed *at, struct err *err)
     }
     if (total == 0)
         return true;
-    if (total > max || !load_find_high(ld, total, PAGE_SIZE, max, "initrd", &at->base, err))
-        return total <= max ||
-               err_set(err, EFBIG, "%llu bytes are more than this kernel takes (%llu)",
+    if (total > max)
+        return err_set(err, EFBIG, "%llu bytes are more than this kernel takes (%llu)",
                        (unsigned long long)total, (unsigned long long)max);
+    if (!load_find_high(ld, total, PAGE_SIZE, max, "initrd", &at->base, err))
+        return false;
     for (unsigned i = 0; i < b->modules; i++) {
         const struct boot_file *f = &b->module[i];
 
