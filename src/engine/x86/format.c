@@ -218,7 +218,7 @@ static void say_operand(struct text *t, const struct insn *in, unsigned i, uint6
 /* Where no operand shows it, an unusual operand size shows in the mnemonic. */
 static const char *size_suffix(const struct insn *in)
 {
-    return !(in->prefix & X86_P_66) ? "" : in->opsize == 2 ? "w" : "d";
+    return !(in->prefix & X86_P_66) || in->opsize == 8 ? "" : in->opsize == 2 ? "w" : "d";
 }
 
 static void say_mnemonic(struct text *t, const struct insn *in)
