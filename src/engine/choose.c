@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The choice between engines. The KVM engine is a later part of hull; until it is there, this says so
- * with the state of /dev/kvm, so that users know what to expect. */
+/* The choice between engines. The KVM engine is a later part of hull; until it is there, this says
+ * so with the state of /dev/kvm, so that users know what to expect. */
 #include "engine/choose.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -17,9 +17,13 @@ static const char *kvm_refusal(void)
         return NULL;
     }
     switch (errno) {
-    case ENOENT: return "there is no /dev/kvm (modprobe kvm_intel or kvm_amd, or enable virtualization in the firmware)";
+    case ENOENT:
+        return "there is no /dev/kvm (modprobe kvm_intel or kvm_amd, or enable virtualization in "
+               "the firmware)";
     case EACCES:
-    case EPERM: return "/dev/kvm may not be opened (be in group kvm: usermod -aG kvm USER, then log in again)";
+    case EPERM:
+        return "/dev/kvm may not be opened (be in group kvm: usermod -aG kvm USER, then log in "
+               "again)";
     default: return strerror(errno);
     }
 }

@@ -54,6 +54,7 @@ struct vcpu {
     unsigned id; /* also the APIC id */
     pthread_t thread;
     bool started;
+    bool stopped; /* after a triple fault, until the machine is reset; under vm->lock */
     _Atomic uint64_t instructions; /* counted if the engine can; for statistics and benchmarks */
     struct err err;                /* for VCPU_BROKEN */
     void *priv;                    /* the engine's: struct soft_cpu */

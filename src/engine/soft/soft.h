@@ -62,7 +62,9 @@ struct soft_cpu {
     uint64_t rip, next_rip;
     uint64_t rflags;    /* all but the arithmetic flags */
     _Atomic uint32_t pending;
-    _Atomic uint32_t request;
+    _Atomic uint32_t request; /* ticket of the last request to drop write TLB entries, and of the last served */
+    _Atomic uint32_t request_done;
+    _Atomic bool running;     /* inside run(): others must wait for request_done */
     struct x86_seg seg[6], ldt, tr;
     struct x86_table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
@@ -89,6 +91,19 @@ struct soft_cpu {
     uint32_t trap_dr6;  /* DR6 bits of data and I/O breakpoints met; who sets it sets PEND_TRAP too */
     _Atomic uint32_t sleeping; /* in engine_ops.sleep: who sets a pending bit must futex-wake */
     struct soft_clock *clock;  /* the VM's, clock.c */
+    struct tlb_table *rd, *wr; /* of the current class: memory uops look here */
+    uint64_t apic_page;        /* physical page of the LAPIC's registers; 1: off, or x2APIC */
+    uint32_t key;              /* block key of the current mode */
+    unsigned jump_context;     /* what the jump cache depends on: block.c */
+    uint64_t jump_tag;
+    uint64_t slow;             /* counter of slow ways taken */
+    struct code_store {        /* stores to pages with code, through soft_host_ptr, in this instruction */
+        uint64_t phys;
+        unsigned len;
+    } code_store[2];
+    unsigned code_stores;
+    uint32_t pauses;   /* PAUSE instructions so far */
+    bool split_locked; /* this instruction holds soft_vm.split */
     struct soft_tlb *tlb;
     struct soft_blocks *blocks;
     struct soft_apic *apic;
@@ -149,6 +164,9 @@ void soft_tlb_invlpg(struct soft_cpu *cpu, uint64_t linear);
 /* Walks without side effects or faults, for debuggers: false if unmapped. */
 bool soft_translate(struct soft_cpu *cpu, uint64_t linear, uint64_t *physical);
 
+/* #GP(0) unless I/O privilege or the TSS's map allows the ports. */
+void soft_io_check(struct soft_cpu *cpu, uint16_t port, unsigned size);
+
 /* ---- segment.c, task.c (sys) ---- */
 void soft_load_seg(struct soft_cpu *cpu, unsigned seg, uint16_t sel); /* MOV, POP, LDS...: with all checks */
 void soft_push(struct soft_cpu *cpu, unsigned size, uint64_t value); /* faults before changing RSP */
@@ -165,6 +183,7 @@ void soft_core_close(struct vm *vm, struct soft_vm *soft); /* accepts NULL */
 bool soft_cpu_open(struct soft_cpu *cpu, struct err *err); /* cpu->tlb, cpu->blocks; cpu, vm, soft are set */
 void soft_cpu_close(struct soft_cpu *cpu); /* accepts a half-open one */
 enum vcpu_exit soft_run(struct vcpu *vcpu); /* engine_ops.run */
+void soft_dirty(struct vm *vm, struct mem_region *r); /* engine_ops.dirty; vm->priv is the soft_vm */
 
 /* ---- apic.c, clock.c (sys) ---- */
 bool soft_apic_open(struct soft_cpu *cpu, struct err *err);
@@ -178,7 +197,22 @@ void soft_apic_mmio_write(struct soft_cpu *cpu, uint32_t offset, unsigned size, 
 /* False: the access is #GP. */
 bool soft_apic_msr_read(struct soft_cpu *cpu, uint32_t msr, uint64_t *value);
 bool soft_apic_msr_write(struct soft_cpu *cpu, uint32_t msr, uint64_t value);
+void soft_apic_init(struct soft_cpu *cpu);  /* the APIC's part of INIT */
+void soft_apic_timer(struct soft_cpu *cpu); /* PEND_TIMER: the deadline may have passed */
+void soft_apic_tsc_moved(struct soft_cpu *cpu);
+uint8_t soft_apic_sipi_vector(struct soft_cpu *cpu);
+uint64_t soft_apic_cr8(struct soft_cpu *cpu);
+void soft_apic_set_cr8(struct soft_cpu *cpu, unsigned cr8);
+void soft_apic_pic(struct soft_cpu *cpu, bool level); /* the 8259 pair's output; any thread */
+void soft_apic_get(struct soft_cpu *cpu, struct lapic_state *state);
+bool soft_apic_check(const struct lapic_state *state, unsigned phys_bits, struct err *err);
+void soft_apic_set(struct soft_cpu *cpu, const struct lapic_state *state); /* after soft_apic_check */
 uint64_t soft_tsc(const struct soft_cpu *cpu);
+uint64_t soft_tsc_hz(void);
+struct soft_clock *soft_clock_open(struct vm *vm, struct err *err); /* NULL on error */
+void soft_clock_close(struct soft_clock *clock);                    /* accepts NULL */
+uint64_t soft_clock_offset(struct soft_cpu *cpu, uint64_t tsc, uint64_t adjust);
+void soft_sleep(struct vcpu *vcpu); /* engine_ops.sleep */
 
 /* ---- instruction handlers, by enum x86_op; NULL: no handler, raises #UD ---- */
 typedef void soft_op_fn(struct soft_cpu *cpu, const struct insn *in);

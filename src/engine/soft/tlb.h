@@ -74,6 +74,17 @@ static inline void *soft_tlb_write(const struct soft_cpu *cpu, uint64_t linear, 
     return tlb_peek(&cpu->tlb->write[soft_user(cpu)], linear, size);
 }
 
+/* Drops all write entries, or those of one host page (both classes). */
+void soft_tlb_drop_writes(struct soft_cpu *cpu);
+void soft_tlb_drop_page(struct soft_cpu *cpu, const uint8_t *page);
+/* Physical page that holds code at a linear address, at the current CPL; #PF if it may not run. */
+uint64_t soft_fetch_page(struct soft_cpu *cpu, uint64_t linear);
+/* Ends stores made through soft_host_ptr to pages with code: blocks made from them become invalid. */
+void soft_code_stored(struct soft_cpu *cpu);
+/* rd and wr for the current CPL. */
+void soft_tlb_class(struct soft_cpu *cpu);
+void soft_tlb_init(struct soft_tlb *tlb);
+
 /* A translation, as the walker found it. */
 struct soft_page {
     uint64_t phys;    /* of the 4 KiB page, A20 mask applied */

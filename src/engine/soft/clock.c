@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/* Time: the guest's TSC, and who wakes a vCPU when its APIC timer is due.
+ *
+ * A vCPU that runs is interrupted by the machine's clock thread, which sleeps until the earliest
+ * deadline it has seen. Deadlines that move later do not disturb it: it wakes once in vain. A vCPU
+ * that sleeps in HLT waits with its own deadline as the futex's timeout, and the thread leaves it
+ * alone.
+ *
+ * Races: clock_arm stores the deadline, then reads wake_at; the thread stores wake_at, then reads
+ * the deadlines again. soft_sleep sets `sleeping`, then reads pending; soft_pend sets pending, then
+ * reads `sleeping`. All sequentially consistent, so one of each pair sees the other. */
+#include "base/clock.h"
+#include "engine/soft/apic.h"
+#include <stdlib.h>
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+struct soft_clock {
+    struct vm *vm;
+    pthread_t thread;
+    bool started;
+    _Atomic bool stop;
+    _Atomic uint32_t sequence; /* the thread's futex */
+    _Atomic uint64_t wake_at;  /* when the thread will look by itself */
+    uint64_t tsc_offset;       /* of every vCPU at power-on */
+};
+
+/* ---- TSC ---- */
+uint64_t soft_tsc_hz(void)
+{
+    return host_tsc_khz() * 1000ull;
+}
+
+uint64_t soft_tsc(const struct soft_cpu *cpu)
+{
+    return __rdtsc() + cpu->tsc_offset;
+}
+
+/* ---- futexes ---- */
+static void wait_until(_Atomic uint32_t *word, uint32_t value, uint64_t at_ns)
+{
+    struct timespec t = {.tv_sec = (time_t)(at_ns / 1000000000),
+                         .tv_nsec = (long)(at_ns % 1000000000)};
+
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, value, at_ns == UINT64_MAX ? NULL : &t,
+            NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
+static void wake(_Atomic uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/* True: the deadline was reached, and this caller is the one to say so. */
+static bool take_due(struct soft_apic *a, uint64_t now, uint64_t *next)
+{
+    uint64_t due = atomic_load(&a->deadline_ns);
+
+    if (due && due <= now)
+        return atomic_compare_exchange_strong(&a->deadline_ns, &due, 0);
+    if (due && due < *next)
+        *next = due;
+    return false;
+}
+
+/* ---- the clock thread ---- */
+static uint64_t scan(struct soft_clock *clock)
+{
+    uint64_t next = UINT64_MAX, now = now_ns();
+
+    for (unsigned i = 0; i < clock->vm->cpu_count; i++) {
+        struct vcpu *vcpu = clock->vm->cpu[i];
+        struct soft_cpu *cpu = vcpu ? vcpu->priv : NULL;
+
+        if (cpu && cpu->apic && !atomic_load(&cpu->sleeping) && take_due(cpu->apic, now, &next))
+            soft_pend(cpu, PEND_TIMER);
+    }
+    return next;
+}
+
+static void *clock_main(void *arg)
+{
+    struct soft_clock *clock = arg;
+
+    prctl(PR_SET_NAME, "clock");
+    prctl(PR_SET_TIMERSLACK, 1);
+    while (!atomic_load(&clock->stop)) {
+        uint32_t sequence = atomic_load(&clock->sequence);
+        uint64_t next = scan(clock);
+
+        atomic_store(&clock->wake_at, next);
+        if (scan(clock) == next)
+            wait_until(&clock->sequence, sequence, next);
+        atomic_store(&clock->wake_at, 0); /* awake: arming needs no call */
+    }
+    return NULL;
+}
+
+static void notify(struct soft_clock *clock, uint64_t due)
+{
+    if (due && due < atomic_load(&clock->wake_at)) {
+        atomic_fetch_add(&clock->sequence, 1);
+        wake(&clock->sequence);
+    }
+}
+
+void clock_arm(struct soft_cpu *cpu, uint64_t due_ns)
+{
+    atomic_store(&cpu->apic->deadline_ns, due_ns);
+    notify(cpu->clock, due_ns);
+}
+
+struct soft_clock *soft_clock_open(struct vm *vm, struct err *err)
+{
+    struct soft_clock *clock = calloc(1, sizeof *clock);
+    sigset_t all, old;
+    int e;
+
+    if (!clock) {
+        err_set(err, ENOMEM, "no memory for the clock");
+        return NULL;
+    }
+    clock->vm = vm;
+    clock->tsc_offset = -__rdtsc();
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    e = pthread_create(&clock->thread, NULL, clock_main, clock);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (e) {
+        free(clock);
+        err_set(err, e, "cannot start the clock thread: %s", strerror(e));
+        return NULL;
+    }
+    clock->started = true;
+    return clock;
+}
+
+void soft_clock_close(struct soft_clock *clock)
+{
+    if (!clock)
+        return;
+    atomic_store(&clock->stop, true);
+    atomic_fetch_add(&clock->sequence, 1);
+    wake(&clock->sequence);
+    pthread_join(clock->thread, NULL);
+    free(clock);
+}
+
+/* The offset with which this vCPU's TSC reads `tsc` now. vCPUs that are set within a second of
+ * where the machine's clock is mean the same clock, and share it exactly. */
+uint64_t soft_clock_offset(struct soft_cpu *cpu, uint64_t tsc, uint64_t adjust)
+{
+    uint64_t offset = tsc - adjust - __rdtsc(), apart = offset - cpu->clock->tsc_offset,
+             second = soft_tsc_hz();
+
+    if (apart + second <= 2 * second)
+        offset = cpu->clock->tsc_offset;
+    else if (cpu->vcpu->id == 0)
+        cpu->clock->tsc_offset = offset;
+    return offset + adjust;
+}
+
+/* ---- sleeping vCPUs ---- */
+#define WAKE_BITS                                                                                  \
+    (PEND_KICK | PEND_INTR | PEND_NMI | PEND_INIT | PEND_SIPI | PEND_TIMER | PEND_REQUEST)
+
+void soft_sleep(struct vcpu *vcpu)
+{
+    struct soft_cpu *cpu = vcpu->priv;
+    uint32_t pending;
+
+    atomic_store(&cpu->sleeping, 1);
+    while (!((pending = atomic_load(&cpu->pending)) & WAKE_BITS)) {
+        uint64_t next = UINT64_MAX;
+
+        if (take_due(cpu->apic, now_ns(), &next))
+            atomic_fetch_or(&cpu->pending, PEND_TIMER);
+        else
+            wait_until(&cpu->pending, pending, next);
+    }
+    atomic_store(&cpu->sleeping, 0);
+    notify(cpu->clock, atomic_load(&cpu->apic->deadline_ns));
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/* The run loop: blocks until something is pending, events, faults.
+ *
+ * setjmp is called once per run(). soft_raise comes back there with cpu->rip at the instruction that
+ * faulted; the exception is delivered and the loop goes on. Delivery may itself fault. */
+#include "engine/soft/block.h"
+#include "engine/soft/operand.h"
+#include "engine/soft/ops.h"
+#include "engine/soft/tlb.h"
+#include "engine/soft/trace.h"
+
+/* ---- single instructions ---- */
+
+static void check_form(struct soft_cpu *cpu, const struct insn *in, const struct x86_form *form)
+{
+    if (unlikely(in->prefix & X86_P_LOCK) && !(form->lock && in->mem))
+        soft_ud(cpu);
+    if (unlikely(form->cpl0) && cpu->cpl != 0)
+        soft_gp(cpu, 0);
+}
+
+void soft_exec(struct soft_cpu *cpu, const struct insn *in)
+{
+    const struct x86_form *form = &x86_form[in->form];
+    soft_op_fn *fn = soft_op[form->op];
+
+    cpu->next_rip = (cpu->rip + in->length) & ip_mask(cpu);
+    check_form(cpu, in, form);
+    if (unlikely(fn == NULL || form->class == X86_UNDEF))
+        soft_ud(cpu);
+    if (unlikely(soft_tracing & TRACE_INSN))
+        trace_insn(cpu, in);
+    fn(cpu, in);
+    if (unlikely(cpu->code_stores))
+        soft_code_stored(cpu);
+}
+
+static void one_instruction(struct soft_cpu *cpu)
+{
+    struct insn in;
+
+    soft_fetch(cpu, &in);
+    soft_exec(cpu, &in);
+    cpu->rip = cpu->next_rip;
+    cpu->instructions++;
+}
+
+/* ---- uops that run instruction handlers ---- */
+
+static inline void exec_uop(struct soft_cpu *cpu, const struct uop *u)
+{
+    cpu->rip = (cpu->block_rip + u->at) & ip_mask(cpu);
+    soft_exec(cpu, uop_insn(u));
+}
+
+/* Leaves the block for the next instruction. */
+static const struct uop *leave(struct soft_cpu *cpu)
+{
+    cpu->rip = cpu->block_rip = cpu->next_rip;
+    if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed)))
+        return NULL;
+    return soft_find(cpu);
+}
+
+const struct uop *uop_insn_end(struct soft_cpu *cpu, const struct uop *u)
+{
+    const struct uop *to;
+
+    exec_uop(cpu, u);
+    to = leave(cpu);
+    if (to == NULL)
+        return NULL;
+    GOTO(to);
+}
+
+const struct uop *uop_insn_next(struct soft_cpu *cpu, const struct uop *u)
+{
+    exec_uop(cpu, u);
+    if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed) || soft_block_stale(u))) {
+        cpu->rip = cpu->block_rip = cpu->next_rip;
+        return NULL;
+    }
+    NEXT;
+}
+
+const struct uop *soft_slow(struct soft_cpu *cpu, const struct uop *u)
+{
+    cpu->slow++;
+    exec_uop(cpu, u);
+    /* The next uop may belong to the same instruction, or to one fused with it: go by RIP then. */
+    if (unlikely(cpu->next_rip != ((cpu->block_rip + u[1].at) & ip_mask(cpu)) || u[1].fn == uop_fall ||
+                 atomic_load_explicit(&cpu->pending, memory_order_relaxed) || soft_block_stale(u))) {
+        const struct uop *to = leave(cpu);
+
+        if (to == NULL)
+            return NULL;
+        GOTO(to);
+    }
+    NEXT;
+}
+
+const struct uop *uop_fall(struct soft_cpu *cpu, const struct uop *u)
+{
+    cpu->block_rip = (cpu->block_rip + (uint64_t)(int64_t)u->disp) & ip_mask(cpu);
+    GOTO((const struct uop *)u->imm);
+}
+
+/* ---- the loop ---- */
+
+/* Runs uops until something is pending. cpu->rip is right before and after. */
+static void run_blocks(struct soft_cpu *cpu)
+{
+    const struct uop *u;
+
+    cpu->block_rip = cpu->rip;
+    for (u = soft_find(cpu); u != NULL;)
+        u = u->fn(cpu, u);
+}
+
+/* What is pending, at an instruction boundary. False: leave run() with *exit. */
+static bool look_up(struct soft_cpu *cpu, enum vcpu_exit *exit)
+{
+    bool leave_run = false;
+
+    if (atomic_load(&cpu->pending) & PEND_REQUEST)
+        soft_serve(cpu);
+    *exit = soft_events(cpu, &leave_run);
+    return *exit == VCPU_KICKED && !leave_run;
+}
+
+static enum vcpu_exit loop(struct soft_cpu *cpu)
+{
+    enum vcpu_exit exit = VCPU_KICKED;
+
+    for (;;) {
+        if (atomic_load(&cpu->pending) || cpu->run != VCPU_RUNNABLE || cpu->stepping) {
+            if (!look_up(cpu, &exit))
+                return exit;
+            if (atomic_load(&cpu->pending) & PEND_SHADOW) {
+                atomic_fetch_and(&cpu->pending, ~(uint32_t)PEND_SHADOW);
+                one_instruction(cpu);
+                if (!look_up(cpu, &exit))
+                    return exit;
+                continue;
+            }
+            if (atomic_load(&cpu->pending))
+                continue;
+        }
+        run_blocks(cpu);
+    }
+}
+
+/* After soft_raise: leaves nothing of the broken-off instruction behind, delivers. False: shutdown. */
+static bool deliver_fault(struct soft_cpu *cpu)
+{
+    operand_unlock(cpu);
+    if (cpu->code_stores)
+        soft_code_stored(cpu);
+    if (unlikely(soft_tracing & TRACE_INT))
+        trace_fault(cpu);
+    return soft_deliver(cpu, EVENT_FAULT, cpu->fault_vector, cpu->fault_code);
+}
+
+enum vcpu_exit soft_run(struct vcpu *vcpu)
+{
+    struct soft_cpu *cpu = vcpu->priv;
+    enum vcpu_exit exit;
+    jmp_buf env;
+
+    atomic_store(&cpu->running, true);
+    if (atomic_load(&cpu->request) != atomic_load(&cpu->request_done))
+        soft_serve(cpu);
+    cpu->fault = &env;
+    if (_setjmp(env) != 0 && !deliver_fault(cpu))
+        exit = VCPU_SHUTDOWN;
+    else
+        exit = loop(cpu);
+    cpu->fault = NULL;
+    atomic_store(&vcpu->instructions, cpu->instructions);
+    atomic_store(&cpu->running, false);
+    return exit;
+}
+
+enum vcpu_exit soft_step(struct soft_cpu *cpu)
+{
+    enum vcpu_exit exit = VCPU_KICKED;
+    jmp_buf env;
+
+    cpu->fault = &env;
+    if (_setjmp(env) == 0)
+        one_instruction(cpu);
+    else if (!deliver_fault(cpu))
+        exit = VCPU_SHUTDOWN;
+    cpu->fault = NULL;
+    return exit;
+}

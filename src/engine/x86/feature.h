@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/* CPU features by name and CPUID bit. Shared by the opcode tables, the CPU models and the engines.
+ *
+ * `how` says what it takes to offer the feature: HOST if the host executes the instructions in our
+ * place and so must have it, SOFT if the engine does it by itself. */
+#ifndef HULL_X86_FEATURE_H
+#define HULL_X86_FEATURE_H
+
+enum x86_cpuid_reg { X86_EAX, X86_EBX, X86_ECX, X86_EDX };
+
+/* name, text, leaf, sub-leaf, register, bit, how */
+/* clang-format off */
+#define X86_FEATURES(X) \
+    X(FPU, "fpu", 1, 0, EDX, 0, HOST) X(DE, "de", 1, 0, EDX, 2, SOFT) X(PSE, "pse", 1, 0, EDX, 3, SOFT) \
+    X(TSC, "tsc", 1, 0, EDX, 4, HOST) X(MSR, "msr", 1, 0, EDX, 5, SOFT) X(PAE, "pae", 1, 0, EDX, 6, SOFT) \
+    X(MCE, "mce", 1, 0, EDX, 7, SOFT) X(CX8, "cx8", 1, 0, EDX, 8, SOFT) X(APIC, "apic", 1, 0, EDX, 9, SOFT) \
+    X(SEP, "sep", 1, 0, EDX, 11, SOFT) X(MTRR, "mtrr", 1, 0, EDX, 12, SOFT) X(PGE, "pge", 1, 0, EDX, 13, SOFT) \
+    X(MCA, "mca", 1, 0, EDX, 14, SOFT) X(CMOV, "cmov", 1, 0, EDX, 15, SOFT) X(PAT, "pat", 1, 0, EDX, 16, SOFT) \
+    X(PSE36, "pse36", 1, 0, EDX, 17, SOFT) X(CLFLUSH, "clflush", 1, 0, EDX, 19, SOFT) X(MMX, "mmx", 1, 0, EDX, 23, HOST) \
+    X(FXSR, "fxsr", 1, 0, EDX, 24, HOST) X(SSE, "sse", 1, 0, EDX, 25, HOST) X(SSE2, "sse2", 1, 0, EDX, 26, HOST) \
+    X(SSE3, "sse3", 1, 0, ECX, 0, HOST) X(PCLMUL, "pclmul", 1, 0, ECX, 1, HOST) X(SSSE3, "ssse3", 1, 0, ECX, 9, HOST) \
+    X(FMA, "fma", 1, 0, ECX, 12, HOST) X(CX16, "cx16", 1, 0, ECX, 13, HOST) X(PCID, "pcid", 1, 0, ECX, 17, SOFT) \
+    X(SSE41, "sse4.1", 1, 0, ECX, 19, HOST) X(SSE42, "sse4.2", 1, 0, ECX, 20, HOST) X(X2APIC, "x2apic", 1, 0, ECX, 21, SOFT) \
+    X(MOVBE, "movbe", 1, 0, ECX, 22, SOFT) X(POPCNT, "popcnt", 1, 0, ECX, 23, SOFT) \
+    X(TSC_DEADLINE, "tsc-deadline", 1, 0, ECX, 24, SOFT) X(AES, "aes", 1, 0, ECX, 25, HOST) X(XSAVE, "xsave", 1, 0, ECX, 26, HOST) \
+    X(AVX, "avx", 1, 0, ECX, 28, HOST) X(F16C, "f16c", 1, 0, ECX, 29, HOST) X(RDRAND, "rdrand", 1, 0, ECX, 30, SOFT) \
+    X(HYPERVISOR, "hypervisor", 1, 0, ECX, 31, SOFT) \
+    X(FSGSBASE, "fsgsbase", 7, 0, EBX, 0, SOFT) X(TSC_ADJUST, "tsc-adjust", 7, 0, EBX, 1, SOFT) X(BMI1, "bmi1", 7, 0, EBX, 3, SOFT) \
+    X(AVX2, "avx2", 7, 0, EBX, 5, HOST) X(SMEP, "smep", 7, 0, EBX, 7, SOFT) X(BMI2, "bmi2", 7, 0, EBX, 8, SOFT) \
+    X(ERMS, "erms", 7, 0, EBX, 9, SOFT) X(INVPCID, "invpcid", 7, 0, EBX, 10, SOFT) X(RDSEED, "rdseed", 7, 0, EBX, 18, SOFT) \
+    X(ADX, "adx", 7, 0, EBX, 19, SOFT) X(SMAP, "smap", 7, 0, EBX, 20, SOFT) X(CLFLUSHOPT, "clflushopt", 7, 0, EBX, 23, SOFT) \
+    X(CLWB, "clwb", 7, 0, EBX, 24, SOFT) X(SHA, "sha", 7, 0, EBX, 29, HOST) X(UMIP, "umip", 7, 0, ECX, 2, SOFT) \
+    X(RDPID, "rdpid", 7, 0, ECX, 22, SOFT) X(FSRM, "fsrm", 7, 0, EDX, 4, SOFT) X(SPEC_CTRL, "spec-ctrl", 7, 0, EDX, 26, SOFT) \
+    X(ARCH_CAP, "arch-capabilities", 7, 0, EDX, 29, SOFT) \
+    X(XSAVEOPT, "xsaveopt", 0xd, 1, EAX, 0, HOST) X(XSAVEC, "xsavec", 0xd, 1, EAX, 1, HOST) X(XGETBV1, "xgetbv1", 0xd, 1, EAX, 2, SOFT) \
+    X(LAHF, "lahf", 0x80000001, 0, ECX, 0, SOFT) X(LZCNT, "lzcnt", 0x80000001, 0, ECX, 5, SOFT) \
+    X(PREFETCHW, "prefetchw", 0x80000001, 0, ECX, 8, SOFT) X(SYSCALL, "syscall", 0x80000001, 0, EDX, 11, SOFT) \
+    X(NX, "nx", 0x80000001, 0, EDX, 20, SOFT) X(PDPE1GB, "pdpe1gb", 0x80000001, 0, EDX, 26, SOFT) \
+    X(RDTSCP, "rdtscp", 0x80000001, 0, EDX, 27, SOFT) X(LM, "lm", 0x80000001, 0, EDX, 29, SOFT) \
+    X(INVTSC, "invtsc", 0x80000007, 0, EDX, 8, SOFT)
+/* clang-format on */
+
+enum x86_feature {
+    X86_F_BASE, /* always there */
+#define X(name, text, leaf, sub, reg, bit, how) X86_F_##name,
+    X86_FEATURES(X)
+#undef X
+        X86_F_COUNT
+};
+
+#endif
