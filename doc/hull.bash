@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MIT
+# bash completion for hull: verbs, options (asked of hull itself), files.
+_hull()
+{
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
+
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        mapfile -t COMPREPLY < <(compgen -W 'run image info help --help --version' -- "$cur")
+        return
+    fi
+    case $prev in
+    --engine) mapfile -t COMPREPLY < <(compgen -W 'auto kvm soft' -- "$cur"); return ;;
+    --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v2 x86-64-v3 host' -- "$cur"); return ;;
+    --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name=' -- "$cur"); return ;;
+    --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio none file: unix:' -- "$cur"); return ;;
+    --kernel | --initrd | --disk | --qmp | -o) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    esac
+    case $verb:$cur in
+    run:-*)
+        mapfile -t COMPREPLY < <(compgen -W "$(hull run --help 2>/dev/null | sed -n 's/^  \(--[a-z-]*\).*/\1/p')" \
+            -- "$cur") ;;
+    info:*) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$cur") ;;
+    image:-*)
+        mapfile -t COMPREPLY < <(compgen -W '--size --packages --ssh-key --user --hostname --mirror --kernel
+            --password --help -o' -- "$cur") ;;
+    image:*) [ "$COMP_CWORD" -eq 2 ] && mapfile -t COMPREPLY < <(compgen -W 'build' -- "$cur") ;;
+    *) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+    esac
+}
+complete -o filenames -F _hull hull
