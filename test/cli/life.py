@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""A machine's life seen from outside: exit statuses, signals, the terminal, QMP, what kill -9 leaves."""
+import os
+import signal
+import subprocess
+import termios
+import time
+from tap import *
+
+exit_7, sleeper, crash, hello, echo = map(multiboot_guest, (EXIT_7, SLEEP, CRASH, HELLO, ECHO))
+
+
+def machine(kernel, *args):
+    return ['run', '--kernel', kernel, '--net', 'none', '--memory', '16M', *args]
+
+
+def test_statuses():
+    code, _, err = run(*machine(exit_7, '--debug-exit'))
+    ok(code == 7, f'the guest chooses its status with --debug-exit ({code} {err})')
+    code, _, err = run(*machine(crash))
+    ok(code == 3 and 'triple fault' in err, f'a triple fault is status 3 ({code} {err.strip()})')
+    begin = time.monotonic()
+    code, _, err = run(*machine(sleeper, '--timeout', '1'))
+    ok(code == 124 and 0.9 < time.monotonic() - begin < 5, f'--timeout is status 124 ({code} {err.strip()})')
+    code, out, err = run(*machine(hello, '--timeout', '1'))
+    ok(out == 'up\n', f'serial output reaches stdout ({out!r} {err.strip()})')
+    log = TMP / 'serial.log'
+    run(*machine(hello, '--timeout', '1', '--serial', f'file:{log}'))
+    ok(log.read_text() == 'up\n', 'and a file')
+
+
+def test_signals():
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        p = subprocess.Popen([HULL, *map(str, machine(hello))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        p.stdout.readline()
+        pids = list(children(p.pid).values())
+        p.send_signal(sig)
+        ok(p.wait(10) == 128 + sig and gone(pids), f'{sig.name} ends the machine: status {p.returncode}')
+
+
+def test_terminal():
+    t = Terminal(*machine(echo))
+    before = termios.tcgetattr(t.fd)
+    ok(t.wait_for('up'), 'the console is on the terminal')
+    ok(termios.tcgetattr(t.fd)[3] & (termios.ICANON | termios.ECHO | termios.ISIG) == 0, 'which is raw')
+    t.send('hi\x03')
+    ok(t.wait_for('hi\x03'), 'keys reach the guest, Ctrl-C too')
+    t.send('\x01h')
+    ok(t.wait_for('Ctrl-A x'), 'Ctrl-A h helps')
+    t.send('\x01x')
+    ok(t.status() == 0, 'Ctrl-A x ends the machine')
+    t = Terminal(*machine(echo))
+    t.wait_for('up')
+    for pid in children(t.pid).values():
+        os.kill(pid, signal.SIGKILL)
+    status = t.status()
+    ok(status == 137 and termios.tcgetattr(t.fd)[3] == before[3], f'killed machine: terminal as before ({status})')
+
+
+def test_qmp():
+    path = TMP / 'qmp'
+    p = subprocess.Popen([HULL, *map(str, machine(echo, '--qmp', path, '--name', 'box'))], stdin=subprocess.DEVNULL,
+                         stdout=subprocess.PIPE)
+    p.stdout.readline()
+    q = Qmp(path)
+    ok('QMP' in q.greeting and 'version' in q.greeting['QMP'], 'greeting')
+    ok(q.call('query-status')['error']['class'] == 'CommandNotFound', 'capabilities come first')
+    ok(q.call('qmp_capabilities') == {'return': {}, 'id': 7}, 'capabilities')
+    ok(q.call('query-status')['return']['status'] == 'running', 'query-status')
+    ok(q.call('query-name')['return'] == {'name': 'box'}, 'query-name')
+    cpus = q.call('query-cpus-fast')['return']
+    ok(len(cpus) == 1 and os.path.exists(f'/proc/{cpus[0]["thread-id"]}'), 'query-cpus-fast names a real thread')
+    ok(q.call('query-block')['return'] == [], 'query-block')
+    ok('hull' in q.call('query-version')['return']['package'], 'query-version')
+    q.call('stop')
+    ok(q.event('STOP') and q.call('query-status')['return']['running'] is False, 'stop')
+    q.call('cont')
+    ok(q.event('RESUME') and q.call('query-status')['return']['running'] is True, 'cont')
+    ok('return' in q.call('system_powerdown') and q.event('POWERDOWN'), 'system_powerdown')
+    ok('return' in q.call('system_reset') and q.event('RESET'), 'system_reset')
+    ok(p.stdout.readline() == b'up\n', 'the guest starts again')
+    ok(q.call('no-such')['error']['class'] == 'CommandNotFound', 'unknown command')
+    q.file.write('{"execute": 3}\n{broken}\n\n[1]\n')
+    q.file.flush()
+    answers = [q.read() for _ in range(3)]
+    ok(all('error' in a for a in answers), f'junk gets errors, the connection goes on')
+    other = Qmp(path)
+    ok(other.call('qmp_capabilities') and other.call('query-status')['return']['running'], 'a second client')
+    ok('return' in q.call('quit') and q.event('SHUTDOWN'), 'quit')
+    ok(p.wait(10) == 0 and not path.exists(), 'which ends the machine; its socket is gone')
+
+
+def test_killed():
+    path = TMP / 'qmp2'
+    for victim in ('hull', 'hull-vmm', 'hull-usernet'):
+        args = ['run', '--kernel', hello, '--memory', '16M', '--qmp', path]
+        p = subprocess.Popen([HULL, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL)
+        p.stdout.readline()
+        pids = children(p.pid)
+        os.kill(p.pid if victim == 'hull' else pids[victim], signal.SIGKILL)
+        if victim == 'hull-usernet': # the machine goes on without a network
+            time.sleep(0.2)
+            p.terminate()
+        p.wait(10)
+        left = [n for n, i in pids.items() if not gone([i])]
+        ok(not left, f'kill -9 of {victim} leaves no process {left}')
+        if victim != 'hull':
+            ok(not path.exists(), f'kill -9 of {victim} leaves no socket')
+    p = subprocess.Popen([HULL, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    ok(p.stdout.readline() == b'up\n', 'the stale socket of a killed hull is replaced')
+    p.terminate()
+    p.wait(10)
+
+
+def test_fences():
+    p = subprocess.Popen([HULL, *map(str, machine(hello))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    p.stdout.readline()
+    pid = children(p.pid)['hull-vmm']
+    status = dict(line.split(':\t', 1) for line in open(f'/proc/{pid}/status').read().splitlines() if ':\t' in line)
+    ok(status['Seccomp'] == '2' and status['NoNewPrivs'] == '1', 'seccomp and no-new-privs are on')
+    threads = os.listdir(f'/proc/{pid}/task')
+    ok(all('Seccomp:\t2' in open(f'/proc/{pid}/task/{t}/status').read() for t in threads), 'in every thread')
+    maps = open(f'/proc/{pid}/maps').read()
+    ok(not any('x' in line.split()[1] and 'w' in line.split()[1] for line in maps.splitlines()),
+       'no mapping is writable and executable')
+    p.terminate()
+    p.wait(10)
+    if os.geteuid() == 0:
+        p = subprocess.Popen([HULL, *map(str, machine(hello, '--user', 'nobody'))], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        TMP.chmod(0o755)
+        line = p.stdout.readline()
+        pids = children(p.pid)
+        ok(line == b'up\n' and 'hull-vmm' in pids and os.stat(f'/proc/{pids["hull-vmm"]}').st_uid != 0 or
+           'Uid:\t0' not in open(f'/proc/{pids["hull-vmm"]}/status').read(), '--user drops root')
+        p.terminate()
+        p.wait(10)
+    else:
+        skip('--user drops root', 'not root')
+
+
+test_statuses()
+test_signals()
+test_terminal()
+test_qmp()
+test_killed()
+test_fences()
+done()
