@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT */
+/* The benchmark's part inside the guest: a static program in the initramfs, the same for every VMM.
+ *
+ *   guestbench cpu                 a few loops, nanoseconds per round
+ *   guestbench disk DEVICE         random 4 KiB reads on 8 threads, then sequential 1 MiB reads
+ *   guestbench net ADDRESS PORT    TCP to the host's sink, then from its source (port + 1)
+ *
+ * Prints "bench NAME VALUE UNIT" lines. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <linux/fs.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SECONDS 3.0
+#define THREADS 8
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void report(const char *name, double value, const char *unit)
+{
+    printf("bench %s %.2f %s\n", name, value, unit);
+    fflush(stdout);
+}
+
+/* ---- cpu ---- */
+
+static volatile uint64_t sink;
+
+static void alu(unsigned rounds)
+{
+    uint64_t a = 1, b = 3;
+
+    for (unsigned i = 0; i < rounds * 1000; i++) {
+        a = a * 5 + b;
+        b ^= a >> 7;
+        a += b << 3;
+    }
+    sink = a ^ b;
+}
+
+static unsigned fib(unsigned n)
+{
+    return n < 2 ? n : fib(n - 1) + fib(n - 2);
+}
+
+static void calls(unsigned rounds)
+{
+    for (unsigned i = 0; i < rounds; i++)
+        sink += fib(15);
+}
+
+static int compare(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static void sorting(unsigned rounds)
+{
+    static uint32_t data[1024];
+
+    for (unsigned i = 0; i < rounds; i++) {
+        for (unsigned k = 0; k < 1024; k++)
+            data[k] = (k * 2654435761u) ^ i;
+        qsort(data, 1024, 4, compare);
+        sink += data[0];
+    }
+}
+
+static void copying(unsigned rounds)
+{
+    static char from[65536], to[65536];
+
+    for (unsigned i = 0; i < rounds; i++) {
+        memcpy(to, from, sizeof to);
+        sink += (uint64_t)to[i % sizeof to];
+    }
+}
+
+static void syscalls(unsigned rounds)
+{
+    for (unsigned i = 0; i < rounds * 100; i++)
+        sink += (uint64_t)getppid();
+}
+
+static void floats(unsigned rounds)
+{
+    double x = 1.0, y = 0.5;
+
+    for (unsigned i = 0; i < rounds * 1000; i++) {
+        x = x * 1.0000001 + y;
+        y = y * 0.999 + 0.001;
+    }
+    sink = (uint64_t)x;
+}
+
+static const struct {
+    const char *name;
+    void (*run)(unsigned rounds);
+} loops[] = {
+    {"cpu_alu", alu},       {"cpu_calls", calls},     {"cpu_sort", sorting},
+    {"cpu_copy64k", copying}, {"cpu_syscalls", syscalls}, {"cpu_float", floats},
+};
+
+static void bench_cpu(void)
+{
+    for (unsigned i = 0; i < sizeof loops / sizeof loops[0]; i++) {
+        unsigned rounds = 1, done = 0;
+        double begin = now(), spent;
+
+        do {
+            loops[i].run(rounds);
+            done += rounds;
+            rounds *= 2;
+            spent = now() - begin;
+        } while (spent < 0.4);
+        report(loops[i].name, spent / done * 1e9, "ns/round");
+    }
+}
+
+/* ---- disk ---- */
+
+static int disk;
+static uint64_t disk_size;
+static atomic_ullong finished;
+static double deadline;
+
+static void *random_reads(void *arg)
+{
+    uint64_t seed = (uint64_t)(uintptr_t)arg * 0x9e3779b97f4a7c15;
+    void *buffer = NULL;
+
+    if (posix_memalign(&buffer, 4096, 4096))
+        return NULL;
+    while (now() < deadline) {
+        seed = seed * 6364136223846793005 + 1442695040888963407;
+        if (pread(disk, buffer, 4096, (off_t)((seed >> 16) % (disk_size / 4096) * 4096)) != 4096)
+            break;
+        finished++;
+    }
+    free(buffer);
+    return NULL;
+}
+
+static void bench_disk(const char *path)
+{
+    pthread_t thread[THREADS];
+    uint64_t bytes = 0;
+    void *buffer = NULL;
+    double begin;
+
+    disk = open(path, O_RDONLY | O_DIRECT);
+    if (disk < 0 || ioctl(disk, BLKGETSIZE64, &disk_size) || posix_memalign(&buffer, 4096, 1 << 20)) {
+        printf("bench error %s: %s\n", path, strerror(errno));
+        return;
+    }
+    begin = now();
+    deadline = begin + SECONDS;
+    for (uintptr_t i = 0; i < THREADS; i++)
+        pthread_create(&thread[i], NULL, random_reads, (void *)(i + 1));
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_join(thread[i], NULL);
+    report("blk_randread_4k", (double)finished / (now() - begin), "iops");
+    begin = now();
+    while (now() < begin + SECONDS)
+        if (pread(disk, buffer, 1 << 20, (off_t)(bytes % (disk_size & ~0xfffffULL))) == 1 << 20)
+            bytes += 1 << 20;
+    report("blk_seqread_1m", (double)bytes / (now() - begin) / 1e6, "MB/s");
+}
+
+/* ---- net ---- */
+
+static int dial(const char *address, int port)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    inet_pton(AF_INET, address, &to.sin_addr);
+    if (connect(fd, (struct sockaddr *)&to, sizeof to)) {
+        printf("bench error connect %s:%d: %s\n", address, port, strerror(errno));
+        return -1;
+    }
+    return fd;
+}
+
+static void bench_net(const char *address, int port)
+{
+    static char buffer[1 << 17];
+    uint64_t bytes = 0;
+    double begin = now();
+    int fd = dial(address, port);
+    ssize_t n;
+
+    while (fd >= 0 && now() < begin + SECONDS && (n = write(fd, buffer, sizeof buffer)) > 0)
+        bytes += (uint64_t)n;
+    report("net_tcp_out", (double)bytes * 8 / (now() - begin) / 1e6, "Mbit/s");
+    close(fd);
+    fd = dial(address, port + 1);
+    bytes = 0;
+    begin = now();
+    while (fd >= 0 && now() < begin + SECONDS && (n = read(fd, buffer, sizeof buffer)) > 0)
+        bytes += (uint64_t)n;
+    report("net_tcp_in", (double)bytes * 8 / (now() - begin) / 1e6, "Mbit/s");
+    close(fd);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && !strcmp(argv[1], "cpu"))
+        bench_cpu();
+    else if (argc == 3 && !strcmp(argv[1], "disk"))
+        bench_disk(argv[2]);
+    else if (argc == 4 && !strcmp(argv[1], "net"))
+        bench_net(argv[2], atoi(argv[3]));
+    else
+        return 2;
+    return 0;
+}
