@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+/* From a config to a machine: memory, engine, board, disks, networks, virtio, ACPI tables, QMP. Each
+ * step is one function; the order is that of machine_assemble at the end. */
+#include "machine/machine.h"
+#include "boot/acpi.h"
+#include "boot/smbios.h"
+#include "dev/board.h"
+#include "engine/choose.h"
+#include "engine/x86/model.h"
+#include "loop/uring.h"
+#include "machine/qmp.h"
+#include "net/net.h"
+#include "virtio/devices.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+/* ---- memory and vCPUs ---- */
+
+static bool check_host_memory(const struct config *c, struct err *err)
+{
+    struct sysinfo host;
+    uint64_t have;
+
+    sysinfo(&host);
+    have = ((uint64_t)host.totalram + host.totalswap) * host.mem_unit;
+    if (c->memory <= have)
+        return true;
+    return err_set(err, ENOMEM, "--memory %lluM: this host has %lluM; give less", (unsigned long long)(c->memory >> 20),
+                   (unsigned long long)(have >> 20));
+}
+
+static bool add_memory(struct machine *m, struct err *err)
+{
+    return check_host_memory(&m->config, err) && layout_init(&m->layout, m->config.memory, err) &&
+           layout_add_ram(&m->layout, &m->mem, err);
+}
+
+static bool add_cpus(struct machine *m, struct err *err)
+{
+    struct engine_choice choice;
+
+    m->model = cpu_model_new(m->config.cpu, err);
+    if (!m->model)
+        return err_wrap(err, "--cpu %s", m->config.cpu);
+    if (!engine_choose(m->config.engine, &choice, err))
+        return false;
+    log_info("engine %s: %s", choice.ops->name, choice.reason);
+    m->vm.mem = &m->mem;
+    m->vm.mmio = &m->mmio;
+    m->vm.pio = &m->pio;
+    m->vm.model = m->model;
+    m->vm.random_seed = m->config.random_seed;
+    return vm_open(&m->vm, choice.ops, m->config.cpus, err);
+}
+
+/* ---- consoles ---- */
+
+/* none, fd:N, file:F, unix:S as a chardev; NULL and no error for none. */
+static bool open_console(struct machine *m, const char *option, const char *text, struct chardev **c,
+                         struct err *err)
+{
+    *c = NULL;
+    if (!strcmp(text, "none") || !*text)
+        return true;
+    if (!strncmp(text, "fd:", 3))
+        *c = chardev_fd(m->loop, atoi(text + 3), err);
+    else if (!strncmp(text, "file:", 5))
+        *c = chardev_file(m->loop, text + 5, err);
+    else if (!strncmp(text, "unix:", 5))
+        *c = chardev_unix(m->loop, text + 5, err);
+    else
+        return err_set(err, EINVAL, "%s %s: must be stdio, none, file:F or unix:S", option, text);
+    return *c || err_wrap(err, "%s %s", option, text);
+}
+
+static bool add_board(struct machine *m, struct err *err)
+{
+    struct chardev *serial;
+
+    m->board.mem = &m->mem;
+    m->board.mmio = &m->mmio;
+    m->board.pio = &m->pio;
+    m->board.loop = m->loop;
+    m->board.cpu_count = m->config.cpus;
+    return open_console(m, "--serial", m->config.serial, &serial, err) &&
+           board_add_standard(&m->board, &(struct board_parts){
+                                             .layout = &m->layout,
+                                             .serial = serial,
+                                             .debug_exit = m->config.debug_exit,
+                                         }, err);
+}
+
+/* ---- disks ---- */
+
+static bool open_disk(struct machine *m, unsigned i, struct err *err)
+{
+    const struct config_disk *d = &m->config.disk[i];
+    struct block_config config = {.readonly = d->readonly, .discard = d->discard};
+
+    memcpy(config.file, d->file, sizeof config.file);
+    memcpy(config.format, d->format, sizeof config.format);
+    memcpy(config.serial, d->serial, sizeof config.serial);
+    if (!block_cache_parse(&config.cache, d->cache, err))
+        return false;
+    config.aio = strcmp(d->aio, "threads") ? AIO_URING : AIO_THREADS;
+    m->disk[i] = block_open(m->loop, &config, err);
+    return m->disk[i] != NULL;
+}
+
+static bool add_disks(struct machine *m, struct err *err)
+{
+    char id[16];
+
+    for (unsigned i = 0; i < m->config.disk_count; i++) {
+        uint16_t queues = m->config.disk[i].queues;
+
+        if (!queues)
+            queues = (uint16_t)min_u64(m->config.cpus, 4);
+        snprintf(id, sizeof id, "disk%u", i);
+        if (!open_disk(m, i, err) || !device_attach(&m->board, virtio_blk_new(id, m->disk[i], queues), err))
+            return false;
+    }
+    return true;
+}
+
+/* ---- networks ---- */
+
+static struct net *open_net(struct machine *m, const struct config_net *c, const struct net_config *n,
+                            struct err *err)
+{
+    if (n->kind == NET_TAP)
+        return net_tap_open(m->loop, n, err);
+    if (n->kind == NET_USER && c->fd)
+        return net_stream_open(m->loop, (int)c->fd, err);
+    if (n->kind == NET_USER)
+        err_set(err, EINVAL, "--net user needs a hull-usernet: start the machine with hull run");
+    else
+        err_set(err, ENOSYS, "--net %s: not in this version of hull", c->text);
+    return NULL;
+}
+
+static bool add_net(struct machine *m, unsigned i, struct err *err)
+{
+    const struct config_net *c = &m->config.net[i];
+    struct net_config n;
+    uint8_t mac[6];
+    char id[16];
+
+    if (!net_config_parse(&n, c->text, err))
+        return err_wrap(err, "--net %s", c->text);
+    if (n.kind == NET_NONE)
+        return true;
+    if (n.mac[0] && !net_mac_parse(mac, n.mac, err))
+        return err_wrap(err, "--net %s", c->text);
+    if (!n.mac[0])
+        net_mac_make(mac, m->config.name[0] ? m->config.name : NULL, i);
+    m->net[i] = open_net(m, c, &n, err);
+    snprintf(id, sizeof id, "net%u", i);
+    return m->net[i] && device_attach(&m->board, virtio_net_new(id, &m->net[i], 1, mac, n.mtu), err);
+}
+
+static bool add_nets(struct machine *m, struct err *err)
+{
+    for (unsigned i = 0; i < m->config.net_count; i++)
+        if (!add_net(m, i, err))
+            return false;
+    return true;
+}
