@@ -8,7 +8,8 @@ static bool canonical_range(uint64_t linear, unsigned size)
 {
     uint64_t last = linear + size - 1;
 
-    return (uint64_t)((int64_t)(linear << 16) >> 16) == linear && (uint64_t)((int64_t)(last << 16) >> 16) == last;
+    return (uint64_t)((int64_t)(linear << 16) >> 16) == linear &&
+           (uint64_t)((int64_t)(last << 16) >> 16) == last;
 }
 
 _Noreturn static void segment_fault(struct soft_cpu *cpu, unsigned seg)
@@ -17,7 +18,8 @@ _Noreturn static void segment_fault(struct soft_cpu *cpu, unsigned seg)
 }
 
 /* Legacy and compatibility mode: SDM volume 3, 5.3 and 5.5. */
-static bool segment_allows(const struct x86_seg *s, uint64_t offset, unsigned size, enum mem_access access)
+static bool segment_allows(const struct x86_seg *s, uint64_t offset, unsigned size,
+                           enum mem_access access)
 {
     unsigned type = s->attr & SEG_TYPE;
     uint64_t last = offset + size - 1;
@@ -32,7 +34,8 @@ static bool segment_allows(const struct x86_seg *s, uint64_t offset, unsigned si
     return last <= s->limit;
 }
 
-uint64_t soft_linear(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsigned size, enum mem_access access)
+uint64_t soft_linear(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsigned size,
+                     enum mem_access access)
 {
     const struct x86_seg *s = &cpu->seg[seg];
 
@@ -82,7 +85,8 @@ static void watch(struct soft_cpu *cpu, uint64_t linear, unsigned size, enum mem
     }
 }
 
-static inline void watched(struct soft_cpu *cpu, uint64_t linear, unsigned size, enum mem_access access)
+static inline void watched(struct soft_cpu *cpu, uint64_t linear, unsigned size,
+                           enum mem_access access)
 {
     if (unlikely(cpu->dr7 & 0xff))
         watch(cpu, linear, size, access);
@@ -131,7 +135,8 @@ static void target_read(struct soft_cpu *cpu, const struct soft_target *t, void 
     }
 }
 
-static void target_write(struct soft_cpu *cpu, const struct soft_target *t, const void *src, size_t len)
+static void target_write(struct soft_cpu *cpu, const struct soft_target *t, const void *src,
+                         size_t len)
 {
     const uint8_t *from = src;
 
@@ -160,8 +165,8 @@ static uint64_t linear_mask(const struct soft_cpu *cpu)
 }
 
 /* Resolves both pages of [linear, linear + len); returns the bytes in the first. */
-static size_t resolve_pair(struct soft_cpu *cpu, uint64_t linear, size_t len, enum mem_access access, bool user,
-                           struct soft_target t[2])
+static size_t resolve_pair(struct soft_cpu *cpu, uint64_t linear, size_t len,
+                           enum mem_access access, bool user, struct soft_target t[2])
 {
     size_t first = min_size(len, PAGE_SIZE - (linear & ~PAGE_MASK));
 
@@ -171,7 +176,8 @@ static size_t resolve_pair(struct soft_cpu *cpu, uint64_t linear, size_t len, en
     return first;
 }
 
-static void load_linear_bytes(struct soft_cpu *cpu, uint64_t linear, void *dst, size_t len, bool user)
+static void load_linear_bytes(struct soft_cpu *cpu, uint64_t linear, void *dst, size_t len,
+                              bool user)
 {
     struct soft_target t[2];
     size_t first = resolve_pair(cpu, linear, len, ACCESS_READ, user, t);
@@ -182,7 +188,8 @@ static void load_linear_bytes(struct soft_cpu *cpu, uint64_t linear, void *dst, 
         target_read(cpu, &t[1], (uint8_t *)dst + first, len - first);
 }
 
-static void store_linear_bytes(struct soft_cpu *cpu, uint64_t linear, const void *src, size_t len, bool user)
+static void store_linear_bytes(struct soft_cpu *cpu, uint64_t linear, const void *src, size_t len,
+                               bool user)
 {
     struct soft_target t[2];
     size_t first = resolve_pair(cpu, linear, len, ACCESS_WRITE, user, t);
@@ -204,7 +211,8 @@ void soft_load_bytes(struct soft_cpu *cpu, unsigned seg, uint64_t offset, void *
         load_linear_bytes(cpu, linear, dst, len, soft_user(cpu));
 }
 
-void soft_store_bytes(struct soft_cpu *cpu, unsigned seg, uint64_t offset, const void *src, size_t len)
+void soft_store_bytes(struct soft_cpu *cpu, unsigned seg, uint64_t offset, const void *src,
+                      size_t len)
 {
     uint64_t linear = soft_linear(cpu, seg, offset, (unsigned)len, ACCESS_WRITE);
     void *p = soft_tlb_write(cpu, linear, (unsigned)len);
@@ -245,7 +253,8 @@ static uint64_t load_slow(struct soft_cpu *cpu, uint64_t linear, unsigned size, 
     return t.host ? host_read(t.host, size) : device_read(cpu, t.phys, size);
 }
 
-static void store_slow(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value, bool user)
+static void store_slow(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value,
+                       bool user)
 {
     struct soft_target t;
 
@@ -270,7 +279,8 @@ static uint64_t load_as(struct soft_cpu *cpu, uint64_t linear, unsigned size, bo
     return likely(p != NULL) ? host_read(p, size) : load_slow(cpu, linear, size, user);
 }
 
-static void store_as(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value, bool user)
+static void store_as(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value,
+                     bool user)
 {
     void *p = tlb_peek(&cpu->tlb->write[user], linear, size);
 
@@ -295,12 +305,14 @@ uint64_t soft_load_linear(struct soft_cpu *cpu, uint64_t linear, unsigned size, 
     return load_as(cpu, linear, size, !system && soft_user(cpu));
 }
 
-void soft_store_linear(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value, bool system)
+void soft_store_linear(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value,
+                       bool system)
 {
     store_as(cpu, linear, size, value, !system && soft_user(cpu));
 }
 
-void *soft_host_ptr(struct soft_cpu *cpu, uint64_t linear, unsigned size, enum mem_access access, bool system)
+void *soft_host_ptr(struct soft_cpu *cpu, uint64_t linear, unsigned size, enum mem_access access,
+                    bool system)
 {
     bool user = !system && soft_user(cpu), write = access == ACCESS_WRITE;
     struct soft_target t[2];

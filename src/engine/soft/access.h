@@ -13,7 +13,8 @@ struct soft_target {
 };
 
 /* Walks, fills the TLB if the page may be cached; raises #PF. */
-void soft_resolve(struct soft_cpu *cpu, uint64_t linear, enum mem_access access, bool user, struct soft_target *t);
+void soft_resolve(struct soft_cpu *cpu, uint64_t linear, enum mem_access access, bool user,
+                  struct soft_target *t);
 
 /* Single accesses of the operand's size, as guests on several vCPUs rely on. */
 static inline uint64_t host_read(const void *p, unsigned size)

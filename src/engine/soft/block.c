@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The block cache: finding, making and checking blocks; the jump cache. See block.h. */
 #include "engine/soft/block.h"
+#include "engine/soft/jump.h"
 #include "engine/soft/operand.h"
 #include "engine/soft/tlb.h"
 #include <errno.h>
@@ -9,15 +10,10 @@
 
 #define ARENA_SIZE (8 * MiB)
 #define HASH_SIZE  8192u
-#define JUMP_SIZE  4096u
 #define CONTEXTS   16u
-#define BLOCK_MAX  (sizeof(struct block) + SOFT_UOPS_MAX * sizeof(struct uop) + BLOCK_INSNS * sizeof(struct insn) + 64)
-
-struct jump { /* where a RIP leads, while `tag` is current */
-    uint64_t rip, tag;
-    const struct uop *uop;
-    uint64_t unused;
-};
+#define BLOCK_MAX                                                                                  \
+    (sizeof(struct block) + SOFT_UOPS_MAX * sizeof(struct uop) +                                   \
+     BLOCK_INSNS * sizeof(struct insn) + 64)
 
 struct context { /* what a jump cache entry depends on beyond RIP */
     uint64_t base;
@@ -42,7 +38,8 @@ bool soft_cpu_open(struct soft_cpu *cpu, struct err *err)
 
     cpu->a20_mask = cpu->a20_mask ? cpu->a20_mask : ~0ULL;
     cpu->apic_page = cpu->apic_page ? cpu->apic_page : 1;
-    cpu->tlb = mmap(NULL, sizeof *cpu->tlb, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cpu->tlb =
+        mmap(NULL, sizeof *cpu->tlb, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (cpu->tlb == MAP_FAILED) {
         cpu->tlb = NULL;
         return err_set(err, ENOMEM, "no memory for a vCPU's TLB");
@@ -53,7 +50,9 @@ bool soft_cpu_open(struct soft_cpu *cpu, struct err *err)
     if (cpu->blocks == NULL)
         return err_set(err, ENOMEM, "no memory for a vCPU's blocks");
     b->epoch = 1;
-    b->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    cpu->jump = b->jump;
+    b->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (b->arena == MAP_FAILED) {
         b->arena = NULL;
         return err_set(err, ENOMEM, "no memory for a vCPU's code cache");
@@ -89,7 +88,8 @@ static bool flat(const struct x86_seg *s, bool write)
 {
     unsigned type = s->attr & SEG_TYPE;
 
-    return s->base == 0 && s->limit == 0xffffffff && (s->attr & SEG_P) && (!write || (type & 0xe) == 2);
+    return s->base == 0 && s->limit == 0xffffffff && (s->attr & SEG_P) &&
+           (!write || (type & 0xe) == 2);
 }
 
 static uint32_t current_key(const struct soft_cpu *cpu)
@@ -101,7 +101,8 @@ static uint32_t current_key(const struct soft_cpu *cpu)
         return key | KEY_FLAT | KEY_WIDE;
     if (s[SEG_SS].attr & SEG_DB)
         key |= KEY_SS32;
-    if (flat(&s[SEG_CS], false) && flat(&s[SEG_DS], true) && flat(&s[SEG_ES], true) && flat(&s[SEG_SS], true))
+    if (flat(&s[SEG_CS], false) && flat(&s[SEG_DS], true) && flat(&s[SEG_ES], true) &&
+        flat(&s[SEG_SS], true))
         key |= KEY_FLAT;
     if (s[SEG_CS].limit >= (cpu->mode == X86_MODE_16 ? 0xffff : 0xffffffff))
         key |= KEY_WIDE;
@@ -172,7 +173,8 @@ static void code_at(struct soft_cpu *cpu, uint64_t linear, struct code *c)
     c->is_ram = soft_ram_at(cpu->soft, c->phys, &c->ram);
 }
 
-static void code_copy(struct soft_cpu *cpu, const struct code *c, size_t from, uint8_t *to, size_t len)
+static void code_copy(struct soft_cpu *cpu, const struct code *c, size_t from, uint8_t *to,
+                      size_t len)
 {
     if (c->is_ram) {
         memcpy(to, c->ram.host + from, len);
@@ -200,9 +202,10 @@ static void check_rip(struct soft_cpu *cpu, uint64_t rip, unsigned len)
     }
 }
 
-/* One instruction at `linear`, perhaps from two pages. Returns how many bytes the first page gave. */
-static size_t fetch_insn(struct soft_cpu *cpu, uint64_t linear, struct insn *in, uint8_t bytes[X86_INSN_MAX],
-                         struct code c[2])
+/* One instruction at `linear`, perhaps from two pages. Returns how many bytes the first page gave.
+ */
+static size_t fetch_insn(struct soft_cpu *cpu, uint64_t linear, struct insn *in,
+                         uint8_t bytes[X86_INSN_MAX], struct code c[2])
 {
     enum x86_decode_result r;
     size_t first, len;
@@ -266,7 +269,8 @@ static void decode_rest(struct soft_cpu *cpu, struct draft *d)
 {
     uint64_t room = cpu->mode == X86_MODE_64 ? ~0ULL : cpu->seg[SEG_CS].limit - cpu->block_rip;
 
-    while (d->insns < BLOCK_INSNS && !soft_ends_block(&d->insn[d->insns - 1]) && d->len < d->code[0].len) {
+    while (d->insns < BLOCK_INSNS && !soft_ends_block(&d->insn[d->insns - 1]) &&
+           d->len < d->code[0].len) {
         size_t left = min_size(X86_INSN_MAX, d->code[0].len - d->len);
         struct insn *in = &d->insn[d->insns];
 
@@ -300,7 +304,8 @@ static uint32_t now(struct code_page *p)
     return p ? atomic_load(&p->generation) : 0;
 }
 
-/* Marks the lines as code and reads the pages' generations; what was read before must be compared again. */
+/* Marks the lines as code and reads the pages' generations; what was read before must be compared
+ * again. */
 static void protect(struct soft_cpu *cpu, struct block *b)
 {
     struct soft_ram ram;
@@ -333,11 +338,14 @@ static void set_entry(struct soft_cpu *cpu, struct block *b)
     struct uop *u = block_uops(b);
 
     u->fn = b->page[1] ? uop_enter2 : uop_enter;
-    u->imm = b->page[1] ? (uintptr_t)b : (uintptr_t)(b->page[0] ? &b->page[0]->generation : &cpu->blocks->constant);
+    u->imm = b->page[1]
+                 ? (uintptr_t)b
+                 : (uintptr_t)(b->page[0] ? &b->page[0]->generation : &cpu->blocks->constant);
     u->disp = (int32_t)b->generation[0];
     u->at = b->insns;
     u->n = 0;
-    u->dst = b->page[0] && b->first == b->bytes; /* may be linked to: depends on its own page alone */
+    u->dst =
+        b->page[0] && b->first == b->bytes; /* may be linked to: depends on its own page alone */
 }
 
 static struct block *place_block(struct soft_cpu *cpu, const struct draft *d)
@@ -388,7 +396,10 @@ static struct block *make_block(struct soft_cpu *cpu, uint64_t linear)
 
     do {
         make_draft(cpu, linear, &d);
-        d.low = (struct lowering){.cpu = cpu, .insn = d.insn, .insns = d.insns, .key = cpu->key,
+        d.low = (struct lowering){.cpu = cpu,
+                                  .insn = d.insn,
+                                  .insns = d.insns,
+                                  .key = cpu->key,
                                   .page_offset = linear & ~PAGE_MASK};
         b = place_block(cpu, &d);
         protect(cpu, b);
@@ -467,10 +478,11 @@ static bool cacheable(const struct soft_cpu *cpu, const struct uop *entry)
 
 const struct uop *soft_find(struct soft_cpu *cpu)
 {
-    uint64_t rip = cpu->block_rip;
+    uint64_t rip = cpu->block_rip & ip_mask(cpu);
     struct jump *j = &cpu->blocks->jump[(rip ^ rip >> 12) & (JUMP_SIZE - 1)];
     struct block *b;
 
+    cpu->block_rip = rip;
     if (likely(j->rip == rip && j->tag == cpu->jump_tag))
         return j->uop;
     cpu->blocks->counters.finds++;
@@ -489,9 +501,14 @@ const struct uop *soft_find(struct soft_cpu *cpu)
 
 const struct uop *uop_find(struct soft_cpu *cpu, const struct uop *u)
 {
-    (void)u;
-    GOTO(soft_find(cpu));
+    const struct uop *to = jump_to(cpu, cpu->block_rip);
+
+    if (unlikely(to == &soft_find_uop))
+        to = soft_find(cpu);
+    GOTO(to);
 }
+
+const struct uop soft_find_uop = {.fn = uop_find};
 
 const struct uop *uop_link(struct soft_cpu *cpu, const struct uop *u)
 {
@@ -519,7 +536,8 @@ static const struct uop *enter_slow(struct soft_cpu *cpu, const struct uop *u, b
     }
     if (!stale)
         GOTO(u + 1);
-    cpu->jump_tag = ++cpu->blocks->epoch << 8 | cpu->jump_context; /* the jump cache may lead here */
+    cpu->jump_tag =
+        ++cpu->blocks->epoch << 8 | cpu->jump_context; /* the jump cache may lead here */
     to = soft_find(cpu);
     GOTO(to);
 }
@@ -538,7 +556,8 @@ const struct uop *uop_enter(struct soft_cpu *cpu, const struct uop *u)
 {
     uint32_t generation = atomic_load_explicit((_Atomic uint32_t *)u->imm, memory_order_relaxed);
 
-    if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed) | (generation ^ (uint32_t)u->disp)))
+    if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed) |
+                 (generation ^ (uint32_t)u->disp)))
         return enter_slow(cpu, u, generation != (uint32_t)u->disp);
     cpu->instructions += u->at;
     NEXT;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Decoded blocks and how execution moves between them.
  *
- * A block is up to 32 instructions of one page, lowered to uops. Blocks belong to one vCPU, are found by
- * the physical address of their first byte and the mode bits that lowering depends on, and live in an
- * arena that is dropped as a whole when full. Execution enters at uop[0], which polls for events and
- * compares the page's generation with the one the block was made under (page.h). A branch inside the
- * page is a direct pointer to the target block's uop[0]; others go through the jump cache, by RIP. */
+ * A block is up to 32 instructions of one page, lowered to uops. Blocks belong to one vCPU, are
+ * found by the physical address of their first byte and the mode bits that lowering depends on, and
+ * live in an arena that is dropped as a whole when full. Execution enters at uop[0], which polls
+ * for events and compares the page's generation with the one the block was made under (page.h). A
+ * branch inside the page is a direct pointer to the target block's uop[0]; others go through the
+ * jump cache, by RIP. */
 #ifndef HULL_SOFT_BLOCK_H
 #define HULL_SOFT_BLOCK_H
 
@@ -14,24 +15,24 @@
 
 #define BLOCK_INSNS 32
 
-enum { /* block key */
-    KEY_MODE = 3,   /* enum x86_mode */
-    KEY_SS32 = 4,   /* SS.B: 32-bit stack pointer */
-    KEY_FLAT = 8,   /* CS, DS, ES, SS: base 0, no limit in the way */
-    KEY_WIDE = 16,  /* CS.limit is in no branch's way: links may be direct */
-    KEY_USER = 32,
+enum {                /* block key */
+       KEY_MODE = 3,  /* enum x86_mode */
+       KEY_SS32 = 4,  /* SS.B: 32-bit stack pointer */
+       KEY_FLAT = 8,  /* CS, DS, ES, SS: base 0, no limit in the way */
+       KEY_WIDE = 16, /* CS.limit is in no branch's way: links may be direct */
+       KEY_USER = 32,
 };
 
 struct block {
     uint64_t phys;
     uint32_t key;
-    uint16_t bytes;  /* length of the code */
+    uint16_t bytes; /* length of the code */
     uint16_t insns;
-    struct block *next; /* same hash */
+    struct block *next;        /* same hash */
     struct code_page *page[2]; /* [1]: of an instruction that straddles, else NULL */
     const uint8_t *host[2];    /* where the bytes lie in guest memory */
     uint32_t generation[2];
-    uint16_t first;  /* bytes in page[0] */
+    uint16_t first;                               /* bytes in page[0] */
     uint8_t copy[BLOCK_INSNS * X86_INSN_MAX + 1]; /* only `bytes` of it are allocated */
 };
 
@@ -59,7 +60,7 @@ struct lowering {
     const struct insn *insn; /* in order */
     unsigned insns;
     uint32_t key;
-    bool ends_in_fault;   /* after the last: decoding failed with this vector */
+    bool ends_in_fault; /* after the last: decoding failed with this vector */
     uint8_t vector;
     uint32_t code;
     uint64_t page_offset; /* of the first byte, for links inside the page */

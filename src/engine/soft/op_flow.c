@@ -32,7 +32,8 @@ void soft_op_jmp(struct soft_cpu *cpu, const struct insn *in)
 
 void soft_op_call(struct soft_cpu *cpu, const struct insn *in)
 {
-    uint64_t to = kind_of(in, 0).place == X86_AT_REL ? cpu->next_rip + in->imm : operand_get(cpu, in, 0);
+    uint64_t to =
+        kind_of(in, 0).place == X86_AT_REL ? cpu->next_rip + in->imm : operand_get(cpu, in, 0);
 
     to = checked_target(cpu, in, to);
     soft_push(cpu, in->opsize, cpu->next_rip);
@@ -49,11 +50,11 @@ void soft_op_ret(struct soft_cpu *cpu, const struct insn *in)
     cpu->reg[4] = (cpu->reg[4] & ~mask) | (sp & mask);
 }
 
-#define JCC_OP(cc, n)                                                                                                  \
-    void soft_op_j##cc(struct soft_cpu *cpu, const struct insn *in)                                                    \
-    {                                                                                                                  \
-        if (soft_condition(cpu, n))                                                                                    \
-            jump_relative(cpu, in);                                                                                    \
+#define JCC_OP(cc, n)                                                                              \
+    void soft_op_j##cc(struct soft_cpu *cpu, const struct insn *in)                                \
+    {                                                                                              \
+        if (soft_condition(cpu, n))                                                                \
+            jump_relative(cpu, in);                                                                \
     }
 
 JCC_OP(o, 0)

@@ -7,7 +7,8 @@
 #define PAUSES_PER_YIELD 64
 #define TSS_MAP          0x66 /* where a 32-bit TSS holds the offset of its I/O permission map */
 
-/* SDM volume 1, 19.5. Two bytes are read so that a port range may span them; the second must exist. */
+/* SDM volume 1, 19.5. Two bytes are read so that a port range may span them; the second must exist.
+ */
 void soft_io_check(struct soft_cpu *cpu, uint16_t port, unsigned size)
 {
     unsigned type = cpu->tr.attr & SEG_TYPE;
@@ -62,5 +63,6 @@ void soft_op_fence(struct soft_cpu *cpu, const struct insn *in)
 /* CLFLUSH and CLWB fault as a byte load would, and do nothing else. */
 void soft_op_clflush(struct soft_cpu *cpu, const struct insn *in)
 {
-    (void)soft_host_ptr(cpu, soft_linear(cpu, in->seg, soft_ea(cpu, in), 1, ACCESS_READ), 1, ACCESS_READ, false);
+    (void)soft_host_ptr(cpu, soft_linear(cpu, in->seg, soft_ea(cpu, in), 1, ACCESS_READ), 1,
+                        ACCESS_READ, false);
 }

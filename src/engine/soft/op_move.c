@@ -15,7 +15,8 @@ void soft_op_movzx(struct soft_cpu *cpu, const struct insn *in)
 
 void soft_op_movsx(struct soft_cpu *cpu, const struct insn *in)
 {
-    operand_put(cpu, in, 0, (uint64_t)sign_extend(operand_get(cpu, in, 1), operand_size(cpu, in, 1)));
+    operand_put(cpu, in, 0,
+                (uint64_t)sign_extend(operand_get(cpu, in, 1), operand_size(cpu, in, 1)));
 }
 
 void soft_op_movbe(struct soft_cpu *cpu, const struct insn *in)
@@ -82,7 +83,8 @@ void soft_op_cqo(struct soft_cpu *cpu, const struct insn *in)
 
 /* ---- conditions ---- */
 
-/* CMOV reads its source, and faults, whatever the condition; a 32-bit destination is zero-extended. */
+/* CMOV reads its source, and faults, whatever the condition; a 32-bit destination is zero-extended.
+ */
 static void conditional_move(struct soft_cpu *cpu, const struct insn *in, unsigned cc)
 {
     uint64_t v = operand_get(cpu, in, 1);
@@ -90,14 +92,14 @@ static void conditional_move(struct soft_cpu *cpu, const struct insn *in, unsign
     operand_put(cpu, in, 0, soft_condition(cpu, cc) ? v : operand_get(cpu, in, 0));
 }
 
-#define CONDITION_OPS(cc, n)                                                                                           \
-    void soft_op_cmov##cc(struct soft_cpu *cpu, const struct insn *in)                                                 \
-    {                                                                                                                  \
-        conditional_move(cpu, in, n);                                                                                  \
-    }                                                                                                                  \
-    void soft_op_set##cc(struct soft_cpu *cpu, const struct insn *in)                                                  \
-    {                                                                                                                  \
-        operand_put(cpu, in, 0, soft_condition(cpu, n));                                                               \
+#define CONDITION_OPS(cc, n)                                                                       \
+    void soft_op_cmov##cc(struct soft_cpu *cpu, const struct insn *in)                             \
+    {                                                                                              \
+        conditional_move(cpu, in, n);                                                              \
+    }                                                                                              \
+    void soft_op_set##cc(struct soft_cpu *cpu, const struct insn *in)                              \
+    {                                                                                              \
+        operand_put(cpu, in, 0, soft_condition(cpu, n));                                           \
     }
 
 CONDITION_OPS(o, 0)
@@ -187,7 +189,8 @@ void soft_op_pusha(struct soft_cpu *cpu, const struct insn *in)
     uint64_t mask = soft_sp_mask(cpu), sp = cpu->reg[4];
     unsigned size = in->opsize;
 
-    for (unsigned i = 0; i < 8; i++) /* check all of it before the first write: both ends may fault */
+    for (unsigned i = 0; i < 8;
+         i++) /* check all of it before the first write: both ends may fault */
         soft_probe_write(cpu, SEG_SS, (sp - (i + 1) * size) & mask, size);
     for (unsigned i = 0; i < 8; i++)
         soft_store(cpu, SEG_SS, (sp - (i + 1) * size) & mask, size, get_reg(cpu, i, size));

@@ -1,30 +1,30 @@
 /* SPDX-License-Identifier: MIT */
-/* Instruction handlers: multiplication, division, decimal, bits, BMI. The host computes where it has the
- * instruction in every baseline; the rest is plain C. */
+/* Instruction handlers: multiplication, division, decimal, bits, BMI. The host computes where it
+ * has the instruction in every baseline; the rest is plain C. */
 #include "engine/soft/operand.h"
 #include "engine/soft/ops.h"
 
 /* One-operand MUL and IMUL: RDX:RAX (AX for bytes) by operand 0. */
-#define WIDE_ONE(text, a, d, src, f)                                                                                   \
-    __asm__ volatile(FLAGS_IN "movq %[lo], %%rax\n\t" text "\n\tmovq %%rax, %[lo]\n\t" FLAGS_OUT                       \
-                     : "=a"(f), [lo] "+r"(a), "+d"(d)                                                                  \
-                     : [s] "r"(src), "0"(f)                                                                            \
+#define WIDE_ONE(text, a, d, src, f)                                                               \
+    __asm__ volatile(FLAGS_IN "movq %[lo], %%rax\n\t" text "\n\tmovq %%rax, %[lo]\n\t" FLAGS_OUT   \
+                     : "=a"(f), [lo] "+r"(a), "+d"(d)                                              \
+                     : [s] "r"(src), "0"(f)                                                        \
                      : "cc")
-#define WIDE_OP(name, ins)                                                                                             \
-    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                                                   \
-    {                                                                                                                  \
-        uint64_t src = operand_get(cpu, in, 0), a = cpu->reg[0], d = cpu->reg[2];                                      \
-        uint16_t f = cpu->arith;                                                                                       \
-                                                                                                                       \
-        switch (operand_size(cpu, in, 0)) {                                                                            \
-        case 1: WIDE_ONE(ins "b %b[s]", a, d, src, f); break;                                                          \
-        case 2: WIDE_ONE(ins "w %w[s]", a, d, src, f); break;                                                          \
-        case 4: WIDE_ONE(ins "l %k[s]", a, d, src, f); break;                                                          \
-        default: WIDE_ONE(ins "q %q[s]", a, d, src, f); break;                                                         \
-        }                                                                                                              \
-        cpu->reg[0] = a;                                                                                               \
-        cpu->reg[2] = d;                                                                                               \
-        cpu->arith = f;                                                                                                \
+#define WIDE_OP(name, ins)                                                                         \
+    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                               \
+    {                                                                                              \
+        uint64_t src = operand_get(cpu, in, 0), a = cpu->reg[0], d = cpu->reg[2];                  \
+        uint16_t f = cpu->arith;                                                                   \
+                                                                                                   \
+        switch (operand_size(cpu, in, 0)) {                                                        \
+        case 1: WIDE_ONE(ins "b %b[s]", a, d, src, f); break;                                      \
+        case 2: WIDE_ONE(ins "w %w[s]", a, d, src, f); break;                                      \
+        case 4: WIDE_ONE(ins "l %k[s]", a, d, src, f); break;                                      \
+        default: WIDE_ONE(ins "q %q[s]", a, d, src, f); break;                                     \
+        }                                                                                          \
+        cpu->reg[0] = a;                                                                           \
+        cpu->reg[2] = d;                                                                           \
+        cpu->arith = f;                                                                            \
     }
 
 WIDE_OP(mul, "mul")
@@ -50,45 +50,49 @@ static unsigned __int128 dividend(const struct soft_cpu *cpu, unsigned size)
 {
     switch (size) {
     case 1: return (unsigned __int128)(__int128)(int16_t)cpu->reg[0];
-    case 2: return (unsigned __int128)(__int128)(int32_t)(uint32_t)((uint16_t)cpu->reg[0] | (uint32_t)cpu->reg[2] << 16);
-    case 4: return (unsigned __int128)(__int128)(int64_t)((uint32_t)cpu->reg[0] | cpu->reg[2] << 32);
+    case 2:
+        return (unsigned __int128)(__int128)(int32_t)(uint32_t)((uint16_t)cpu->reg[0] |
+                                                                (uint32_t)cpu->reg[2] << 16);
+    case 4:
+        return (unsigned __int128)(__int128)(int64_t)((uint32_t)cpu->reg[0] | cpu->reg[2] << 32);
     default: return (unsigned __int128)cpu->reg[2] << 64 | cpu->reg[0];
     }
 }
 
-#define DIVIDE_OP(name, overflow)                                                                                      \
-    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                                                   \
-    {                                                                                                                  \
-        uint64_t src = operand_get(cpu, in, 0), a = cpu->reg[0], d = cpu->reg[2];                                      \
-        unsigned size = operand_size(cpu, in, 0);                                                                      \
-        uint16_t f = cpu->arith;                                                                                       \
-                                                                                                                       \
-        if (overflow)                                                                                                  \
-            soft_raise(cpu, VEC_DE, NO_CODE);                                                                          \
-        switch (size) {                                                                                                \
-        case 1: WIDE_ONE(#name "b %b[s]", a, d, src, f); break;                                                        \
-        case 2: WIDE_ONE(#name "w %w[s]", a, d, src, f); break;                                                        \
-        case 4: WIDE_ONE(#name "l %k[s]", a, d, src, f); break;                                                        \
-        default: WIDE_ONE(#name "q %q[s]", a, d, src, f); break;                                                       \
-        }                                                                                                              \
-        cpu->reg[0] = a;                                                                                               \
-        cpu->reg[2] = d;                                                                                               \
-        cpu->arith = f;                                                                                                \
+#define DIVIDE_OP(name, overflow)                                                                  \
+    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                               \
+    {                                                                                              \
+        uint64_t src = operand_get(cpu, in, 0), a = cpu->reg[0], d = cpu->reg[2];                  \
+        unsigned size = operand_size(cpu, in, 0);                                                  \
+        uint16_t f = cpu->arith;                                                                   \
+                                                                                                   \
+        if (overflow)                                                                              \
+            soft_raise(cpu, VEC_DE, NO_CODE);                                                      \
+        switch (size) {                                                                            \
+        case 1: WIDE_ONE(#name "b %b[s]", a, d, src, f); break;                                    \
+        case 2: WIDE_ONE(#name "w %w[s]", a, d, src, f); break;                                    \
+        case 4: WIDE_ONE(#name "l %k[s]", a, d, src, f); break;                                    \
+        default: WIDE_ONE(#name "q %q[s]", a, d, src, f); break;                                   \
+        }                                                                                          \
+        cpu->reg[0] = a;                                                                           \
+        cpu->reg[2] = d;                                                                           \
+        cpu->arith = f;                                                                            \
     }
 
 DIVIDE_OP(div, divide_overflows(size == 1 ? a >> 8 : d, src, size))
 DIVIDE_OP(idiv, signed_overflows(dividend(cpu, size), sign_extend(src, size), size))
 
 /* Two and three operands: the last two are multiplied; with two, operand 0 is one of them. */
-#define REG_OP_ONE(text, dst, src, f)                                                                                  \
-    __asm__ volatile(FLAGS_IN text "\n\t" FLAGS_OUT : "+a"(f), [d] "+r"(dst) : [s] "r"(src) : "cc")
-#define REG_OP(ins, dst, src, size, f)                                                                                 \
-    do {                                                                                                               \
-        switch (size) {                                                                                                \
-        case 2: REG_OP_ONE(ins "w %w[s], %w[d]", dst, src, f); break;                                                  \
-        case 4: REG_OP_ONE(ins "l %k[s], %k[d]", dst, src, f); break;                                                  \
-        default: REG_OP_ONE(ins "q %q[s], %q[d]", dst, src, f); break;                                                 \
-        }                                                                                                              \
+#define REG_OP_ONE(text, dst, src, f)                                                              \
+    __asm__ volatile(FLAGS_IN text "\n\t" FLAGS_OUT : "+a"(f), [d] "+r"(dst) : [s] "r"(src) : "c"  \
+                                                                                              "c")
+#define REG_OP(ins, dst, src, size, f)                                                             \
+    do {                                                                                           \
+        switch (size) {                                                                            \
+        case 2: REG_OP_ONE(ins "w %w[s], %w[d]", dst, src, f); break;                              \
+        case 4: REG_OP_ONE(ins "l %k[s], %k[d]", dst, src, f); break;                              \
+        default: REG_OP_ONE(ins "q %q[s], %q[d]", dst, src, f); break;                             \
+        }                                                                                          \
     } while (0)
 
 void soft_op_imul(struct soft_cpu *cpu, const struct insn *in)
@@ -102,56 +106,56 @@ void soft_op_imul(struct soft_cpu *cpu, const struct insn *in)
     cpu->arith = f;
 }
 
-#define SCAN_OP(name)                                                                                                  \
-    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                                                   \
-    {                                                                                                                  \
-        uint64_t src = operand_get(cpu, in, 1), dst = operand_get(cpu, in, 0);                                         \
-        uint16_t f = cpu->arith;                                                                                       \
-                                                                                                                       \
-        if (in->opsize == 8 || src != 0 || in->opsize == 2)                                                            \
-            REG_OP(#name, dst, src, in->opsize, f);                                                                    \
-        else { /* source 0: the host leaves its 64-bit destination alone, so must we */                                \
-            dst = cpu->reg[in->reg];                                                                                   \
-            REG_OP_ONE(#name "l %k[s], %k[d]", dst, src, f);                                                           \
-            cpu->reg[in->reg] = dst;                                                                                   \
-            cpu->arith = f;                                                                                            \
-            return;                                                                                                    \
-        }                                                                                                              \
-        operand_put(cpu, in, 0, dst);                                                                                  \
-        cpu->arith = f;                                                                                                \
+#define SCAN_OP(name)                                                                              \
+    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                               \
+    {                                                                                              \
+        uint64_t src = operand_get(cpu, in, 1), dst = operand_get(cpu, in, 0);                     \
+        uint16_t f = cpu->arith;                                                                   \
+                                                                                                   \
+        if (in->opsize == 8 || src != 0 || in->opsize == 2)                                        \
+            REG_OP(#name, dst, src, in->opsize, f);                                                \
+        else { /* source 0: the host leaves its 64-bit destination alone, so must we */            \
+            dst = cpu->reg[in->reg];                                                               \
+            REG_OP_ONE(#name "l %k[s], %k[d]", dst, src, f);                                       \
+            cpu->reg[in->reg] = dst;                                                               \
+            cpu->arith = f;                                                                        \
+            return;                                                                                \
+        }                                                                                          \
+        operand_put(cpu, in, 0, dst);                                                              \
+        cpu->arith = f;                                                                            \
     }
 
 SCAN_OP(bsf)
 SCAN_OP(bsr)
 
-#define COUNT_OP(name)                                                                                                 \
-    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                                                   \
-    {                                                                                                                  \
-        uint64_t src = operand_get(cpu, in, 1), dst = 0;                                                               \
-        uint16_t f = cpu->arith;                                                                                       \
-                                                                                                                       \
-        REG_OP(#name, dst, src, in->opsize, f);                                                                        \
-        operand_put(cpu, in, 0, dst);                                                                                  \
-        cpu->arith = f;                                                                                                \
+#define COUNT_OP(name)                                                                             \
+    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                               \
+    {                                                                                              \
+        uint64_t src = operand_get(cpu, in, 1), dst = 0;                                           \
+        uint16_t f = cpu->arith;                                                                   \
+                                                                                                   \
+        REG_OP(#name, dst, src, in->opsize, f);                                                    \
+        operand_put(cpu, in, 0, dst);                                                              \
+        cpu->arith = f;                                                                            \
     }
 
 COUNT_OP(tzcnt)
 COUNT_OP(lzcnt)
 COUNT_OP(popcnt)
 
-#define CARRY_OP(name)                                                                                                 \
-    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                                                   \
-    {                                                                                                                  \
-        uint64_t src = operand_get(cpu, in, 1), dst = operand_get(cpu, in, 0);                                         \
-        unsigned size = operand_size(cpu, in, 0);                                                                      \
-        uint16_t f = cpu->arith;                                                                                       \
-                                                                                                                       \
-        if (size == 4)                                                                                                 \
-            REG_OP_ONE(#name "l %k[s], %k[d]", dst, src, f);                                                           \
-        else                                                                                                           \
-            REG_OP_ONE(#name "q %q[s], %q[d]", dst, src, f);                                                           \
-        operand_put(cpu, in, 0, dst);                                                                                  \
-        cpu->arith = f;                                                                                                \
+#define CARRY_OP(name)                                                                             \
+    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                               \
+    {                                                                                              \
+        uint64_t src = operand_get(cpu, in, 1), dst = operand_get(cpu, in, 0);                     \
+        unsigned size = operand_size(cpu, in, 0);                                                  \
+        uint16_t f = cpu->arith;                                                                   \
+                                                                                                   \
+        if (size == 4)                                                                             \
+            REG_OP_ONE(#name "l %k[s], %k[d]", dst, src, f);                                       \
+        else                                                                                       \
+            REG_OP_ONE(#name "q %q[s], %q[d]", dst, src, f);                                       \
+        operand_put(cpu, in, 0, dst);                                                              \
+        cpu->arith = f;                                                                            \
     }
 
 CARRY_OP(adcx)
@@ -173,14 +177,18 @@ void soft_op_crc32(struct soft_cpu *cpu, const struct insn *in)
 /* ---- bit tests ---- */
 
 /* With a register as bit number and a memory operand, the number reaches beyond the operand. */
-static void open_bit(struct soft_cpu *cpu, const struct insn *in, bool write, struct operand *o, uint64_t *bit)
+static void open_bit(struct soft_cpu *cpu, const struct insn *in, bool write, struct operand *o,
+                     uint64_t *bit)
 {
     unsigned size = in->opsize, width = size * 8;
 
     *bit = operand_get(cpu, in, 1);
     if (in->mem && kind_of(in, 1).place == X86_AT_REG) {
         int64_t n = sign_extend(*bit, size);
-        uint64_t offset = soft_ea(cpu, in) + (uint64_t)(n >> (size == 2 ? 4 : size == 4 ? 5 : 6)) * size;
+        uint64_t offset = soft_ea(cpu, in) + (uint64_t)(n >> (size == 2   ? 4
+                                                              : size == 4 ? 5
+                                                                          : 6)) *
+                                                 size;
 
         offset = in->adsize == 8 ? offset : in->adsize == 4 ? (uint32_t)offset : (uint16_t)offset;
         operand_open_memory(cpu, in, offset, size, write, o);
@@ -190,27 +198,30 @@ static void open_bit(struct soft_cpu *cpu, const struct insn *in, bool write, st
     *bit &= width - 1;
 }
 
-#define BIT_OP(name, write)                                                                                            \
-    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                                                   \
-    {                                                                                                                  \
-        uint16_t f = cpu->arith;                                                                                       \
-        struct operand o;                                                                                              \
-        uint64_t bit;                                                                                                  \
-                                                                                                                       \
-        open_bit(cpu, in, write, &o, &bit);                                                                            \
-        switch (o.size + (write && o.locked && !o.copy ? 16 : 0)) {                                                    \
-        case 2: BIT_ONE(#name "w %w[b], (%[p])", o.p, bit, f); break;                                                  \
-        case 4: BIT_ONE(#name "l %k[b], (%[p])", o.p, bit, f); break;                                                  \
-        case 8: BIT_ONE(#name "q %q[b], (%[p])", o.p, bit, f); break;                                                  \
-        case 18: BIT_ONE(BIT_LOCK_##write #name "w %w[b], (%[p])", o.p, bit, f); break;                                \
-        case 20: BIT_ONE(BIT_LOCK_##write #name "l %k[b], (%[p])", o.p, bit, f); break;                                \
-        default: BIT_ONE(BIT_LOCK_##write #name "q %q[b], (%[p])", o.p, bit, f); break;                                \
-        }                                                                                                              \
-        operand_close(cpu, &o);                                                                                        \
-        cpu->arith = f;                                                                                                \
+#define BIT_OP(name, write)                                                                        \
+    void soft_op_##name(struct soft_cpu *cpu, const struct insn *in)                               \
+    {                                                                                              \
+        uint16_t f = cpu->arith;                                                                   \
+        struct operand o;                                                                          \
+        uint64_t bit;                                                                              \
+                                                                                                   \
+        open_bit(cpu, in, write, &o, &bit);                                                        \
+        switch (o.size + (write && o.locked && !o.copy ? 16 : 0)) {                                \
+        case 2: BIT_ONE(#name "w %w[b], (%[p])", o.p, bit, f); break;                              \
+        case 4: BIT_ONE(#name "l %k[b], (%[p])", o.p, bit, f); break;                              \
+        case 8: BIT_ONE(#name "q %q[b], (%[p])", o.p, bit, f); break;                              \
+        case 18: BIT_ONE(BIT_LOCK_##write #name "w %w[b], (%[p])", o.p, bit, f); break;            \
+        case 20: BIT_ONE(BIT_LOCK_##write #name "l %k[b], (%[p])", o.p, bit, f); break;            \
+        default: BIT_ONE(BIT_LOCK_##write #name "q %q[b], (%[p])", o.p, bit, f); break;            \
+        }                                                                                          \
+        operand_close(cpu, &o);                                                                    \
+        cpu->arith = f;                                                                            \
     }
-#define BIT_ONE(text, ptr, bit, f)                                                                                     \
-    __asm__ volatile(FLAGS_IN text "\n\t" FLAGS_OUT : "+a"(f) : [b] "r"(bit), [p] "r"(ptr) : "memory", "cc")
+#define BIT_ONE(text, ptr, bit, f)                                                                 \
+    __asm__ volatile(FLAGS_IN text "\n\t" FLAGS_OUT                                                \
+                     : "+a"(f)                                                                     \
+                     : [b] "r"(bit), [p] "r"(ptr)                                                  \
+                     : "memory", "cc")
 #define BIT_LOCK_1 "lock; "
 #define BIT_LOCK_0
 
@@ -223,8 +234,8 @@ BIT_OP(btc, 1)
 
 static void set_szp(struct soft_cpu *cpu, uint8_t v, bool cf, bool af)
 {
-    unsigned f = 2 | (cf ? FL_CF : 0) | (af ? FL_AF : 0) | (v == 0 ? FL_ZF : 0) | (v & 0x80 ? FL_SF : 0) |
-                 (__builtin_parity(v) ? 0 : FL_PF);
+    unsigned f = 2 | (cf ? FL_CF : 0) | (af ? FL_AF : 0) | (v == 0 ? FL_ZF : 0) |
+                 (v & 0x80 ? FL_SF : 0) | (__builtin_parity(v) ? 0 : FL_PF);
 
     cpu->arith = (uint16_t)(f << 8);
 }
@@ -302,7 +313,8 @@ void soft_op_aad(struct soft_cpu *cpu, const struct insn *in)
 static void set_logic_flags(struct soft_cpu *cpu, uint64_t v, unsigned size, bool cf)
 {
     unsigned keep = cpu->arith >> 8 & (FL_AF | FL_PF);
-    unsigned f = 2 | keep | (cf ? FL_CF : 0) | (v == 0 ? FL_ZF : 0) | (v >> (size * 8 - 1) & 1 ? FL_SF : 0);
+    unsigned f =
+        2 | keep | (cf ? FL_CF : 0) | (v == 0 ? FL_ZF : 0) | (v >> (size * 8 - 1) & 1 ? FL_SF : 0);
 
     cpu->arith = (uint16_t)(f << 8);
 }

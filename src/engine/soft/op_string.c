@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Instruction handlers: string instructions. SDM volume 1, 7.3.9.
  *
- * RCX, RSI and RDI are current after every piece, so a fault or an interrupt in the middle restarts by
- * itself. A piece is one element, or, upward and with both ends in the TLB, as many as lie in the pages:
- * then one host string instruction on host pointers does them, which also gives overlapping operands
- * their pattern semantics. Between pieces a pending event ends the instruction with RIP unmoved. */
+ * RCX, RSI and RDI are current after every piece, so a fault or an interrupt in the middle restarts
+ * by itself. A piece is one element, or, upward and with both ends in the TLB, as many as lie in
+ * the pages: then one host string instruction on host pointers does them, which also gives
+ * overlapping operands their pattern semantics. Between pieces a pending event ends the instruction
+ * with RIP unmoved. */
 #include "engine/soft/operand.h"
 #include "engine/soft/ops.h"
 #include "engine/soft/tlb.h"
@@ -13,7 +14,7 @@ struct string {
     struct soft_cpu *cpu;
     const struct insn *in;
     unsigned size, adsize;
-    uint64_t mask;  /* of index registers */
+    uint64_t mask; /* of index registers */
     int64_t step;
     bool rep;
     uint64_t count; /* elements left */
@@ -21,9 +22,11 @@ struct string {
 
 enum { RCX = 1, RSI = 6, RDI = 7 };
 
-static void string_begin(struct string *s, struct soft_cpu *cpu, const struct insn *in, unsigned size)
+static void string_begin(struct string *s, struct soft_cpu *cpu, const struct insn *in,
+                         unsigned size)
 {
-    *s = (struct string){.cpu = cpu, .in = in, .size = size, .adsize = in->adsize, .mask = size_mask(in->adsize)};
+    *s = (struct string){
+        .cpu = cpu, .in = in, .size = size, .adsize = in->adsize, .mask = size_mask(in->adsize)};
     s->step = cpu->rflags & FL_DF ? -(int64_t)size : (int64_t)size;
     s->rep = in->prefix & (X86_P_REP | X86_P_REPNE);
     s->count = s->rep ? cpu->reg[RCX] & s->mask : 1;
@@ -67,7 +70,8 @@ static uint64_t in_page(const struct string *s, uint64_t offset, uint64_t linear
     return min_u64(n, most);
 }
 
-/* Host pointer to up to *n elements at seg:reg, *n cut to what it covers; NULL: go element by element. */
+/* Host pointer to up to *n elements at seg:reg, *n cut to what it covers; NULL: go element by
+ * element. */
 static void *span(struct string *s, unsigned seg, unsigned reg, enum mem_access access, uint64_t *n)
 {
     struct soft_cpu *cpu = s->cpu;
@@ -79,22 +83,24 @@ static void *span(struct string *s, unsigned seg, unsigned reg, enum mem_access 
     *n = in_page(s, offset, linear, *n);
     if (*n == 0)
         return NULL;
-    if (cpu->mode != X86_MODE_64) { /* the segment must allow all of them, or the last one faults in its turn */
+    if (cpu->mode !=
+        X86_MODE_64) { /* the segment must allow all of them, or the last one faults in its turn */
         const struct x86_seg *sg = &cpu->seg[seg];
 
         if ((sg->attr & 0xc) == 4 || offset + *n * s->size - 1 > sg->limit)
             return NULL;
     }
-    return access == ACCESS_WRITE ? soft_tlb_write(cpu, linear, (unsigned)(*n * s->size))
-                                  : (void *)(uintptr_t)soft_tlb_read(cpu, linear, (unsigned)(*n * s->size));
+    return access == ACCESS_WRITE
+               ? soft_tlb_write(cpu, linear, (unsigned)(*n * s->size))
+               : (void *)(uintptr_t)soft_tlb_read(cpu, linear, (unsigned)(*n * s->size));
 }
 
-#define HOST_REP(ins, size)                                                                                            \
-    switch (size) {                                                                                                    \
-    case 1: HOST_ONE(ins "b"); break;                                                                                  \
-    case 2: HOST_ONE(ins "w"); break;                                                                                  \
-    case 4: HOST_ONE(ins "l"); break;                                                                                  \
-    default: HOST_ONE(ins "q"); break;                                                                                 \
+#define HOST_REP(ins, size)                                                                        \
+    switch (size) {                                                                                \
+    case 1: HOST_ONE(ins "b"); break;                                                              \
+    case 2: HOST_ONE(ins "w"); break;                                                              \
+    case 4: HOST_ONE(ins "l"); break;                                                              \
+    default: HOST_ONE(ins "q"); break;                                                             \
     }
 
 void soft_op_movs(struct soft_cpu *cpu, const struct insn *in)
@@ -118,7 +124,8 @@ void soft_op_movs(struct soft_cpu *cpu, const struct insn *in)
 #undef HOST_ONE
         } else {
             n = 1;
-            soft_store(cpu, SEG_ES, at(&s, RDI), s.size, soft_load(cpu, in->seg, at(&s, RSI), s.size));
+            soft_store(cpu, SEG_ES, at(&s, RDI), s.size,
+                       soft_load(cpu, in->seg, at(&s, RSI), s.size));
         }
         advance(&s, RSI, n);
         advance(&s, RDI, n);
@@ -140,7 +147,8 @@ void soft_op_stos(struct soft_cpu *cpu, const struct insn *in)
         to = span(&s, SEG_ES, RDI, ACCESS_WRITE, &n);
         left = n;
         if (to) {
-#define HOST_ONE(text) __asm__ volatile("rep " text : "+D"(to), "+c"(left) : "a"(cpu->reg[0]) : "memory")
+#define HOST_ONE(text)                                                                             \
+    __asm__ volatile("rep " text : "+D"(to), "+c"(left) : "a"(cpu->reg[0]) : "memory")
             HOST_REP("stos", s.size)
 #undef HOST_ONE
         } else {
@@ -214,8 +222,11 @@ void soft_op_cmps(struct soft_cpu *cpu, const struct insn *in)
         to = from ? span(&s, SEG_ES, RDI, ACCESS_READ, &n) : NULL;
         left = n;
         if (to) {
-#define HOST_ONE(text)                                                                                                 \
-    __asm__ volatile(HOST_PREFIX text "\n\t" FLAGS_OUT : "+S"(from), "+D"(to), "+c"(left), "+a"(f) : : "memory", "cc")
+#define HOST_ONE(text)                                                                             \
+    __asm__ volatile(HOST_PREFIX text "\n\t" FLAGS_OUT                                             \
+                     : "+S"(from), "+D"(to), "+c"(left), "+a"(f)                                   \
+                     :                                                                             \
+                     : "memory", "cc")
             if (in->prefix & X86_P_REPNE) {
 #define HOST_PREFIX "repne "
                 HOST_REP("cmps", s.size)
@@ -255,8 +266,11 @@ void soft_op_scas(struct soft_cpu *cpu, const struct insn *in)
         to = span(&s, SEG_ES, RDI, ACCESS_READ, &n);
         left = n;
         if (to) {
-#define HOST_ONE(text)                                                                                                 \
-    __asm__ volatile(HOST_PREFIX text "\n\t" FLAGS_OUT : "+D"(to), "+c"(left), "+a"(acc) : : "memory", "cc")
+#define HOST_ONE(text)                                                                             \
+    __asm__ volatile(HOST_PREFIX text "\n\t" FLAGS_OUT                                             \
+                     : "+D"(to), "+c"(left), "+a"(acc)                                             \
+                     :                                                                             \
+                     : "memory", "cc")
             if (in->prefix & X86_P_REPNE) {
 #define HOST_PREFIX "repne "
                 HOST_REP("scas", s.size)
@@ -289,7 +303,8 @@ void soft_op_ins(struct soft_cpu *cpu, const struct insn *in)
     if (s.count == 0)
         return;
     do {
-        soft_probe_write(cpu, SEG_ES, at(&s, RDI), s.size); /* a fault must not lose what the device gave */
+        soft_probe_write(cpu, SEG_ES, at(&s, RDI),
+                         s.size); /* a fault must not lose what the device gave */
         soft_store(cpu, SEG_ES, at(&s, RDI), s.size, bus_read(cpu->vm->pio, port, s.size));
         advance(&s, RDI, 1);
     } while (string_next(&s, 1));

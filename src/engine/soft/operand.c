@@ -64,13 +64,14 @@ void operand_put(struct soft_cpu *cpu, const struct insn *in, unsigned k, uint64
         soft_store(cpu, in->seg, soft_ea(cpu, in), size, v);
 }
 
-void operand_open_memory(struct soft_cpu *cpu, const struct insn *in, uint64_t offset, unsigned size, bool write,
-                         struct operand *o)
+void operand_open_memory(struct soft_cpu *cpu, const struct insn *in, uint64_t offset,
+                         unsigned size, bool write, struct operand *o)
 {
     enum mem_access access = write ? ACCESS_WRITE : ACCESS_READ;
     uint64_t linear = soft_linear(cpu, in->seg, offset, size, access);
 
-    *o = (struct operand){.offset = offset, .size = (uint8_t)size, .seg = in->seg, .memory = true, .write = write};
+    *o = (struct operand){
+        .offset = offset, .size = (uint8_t)size, .seg = in->seg, .memory = true, .write = write};
     o->locked = in->prefix & X86_P_LOCK;
     o->p = soft_host_ptr(cpu, linear, size, access, false);
     if (o->p)
@@ -87,7 +88,8 @@ void operand_open_memory(struct soft_cpu *cpu, const struct insn *in, uint64_t o
         soft_load_bytes(cpu, in->seg, offset, o->buf, size);
 }
 
-void operand_open(struct soft_cpu *cpu, const struct insn *in, unsigned k, bool write, struct operand *o)
+void operand_open(struct soft_cpu *cpu, const struct insn *in, unsigned k, bool write,
+                  struct operand *o)
 {
     struct x86_operand_kind kind = kind_of(in, k);
     unsigned size = rule_size(cpu, in, kind.size);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Operands of integer instruction handlers: where they are, reading and writing them, and running the
- * host's own instruction on them with the guest's arithmetic flags.
+/* Operands of integer instruction handlers: where they are, reading and writing them, and running
+ * the host's own instruction on them with the guest's arithmetic flags.
  *
  * An operand that is read and written is opened: `p` points at its bytes (guest memory itself, a
  * register in struct soft_cpu, or a copy when no pointer exists: devices, page-crossing), the host
- * instruction works on them, and closing stores the copy or clears the upper half of a 32-bit register. */
+ * instruction works on them, and closing stores the copy or clears the upper half of a 32-bit
+ * register. */
 #ifndef HULL_SOFT_OPERAND_H
 #define HULL_SOFT_OPERAND_H
 
@@ -75,10 +76,11 @@ uint64_t operand_get(struct soft_cpu *cpu, const struct insn *in, unsigned k);
 /* Writes operand `k`, which was not opened. */
 void operand_put(struct soft_cpu *cpu, const struct insn *in, unsigned k, uint64_t v);
 /* Opens operand `k` for read and write, or for read. */
-void operand_open(struct soft_cpu *cpu, const struct insn *in, unsigned k, bool write, struct operand *o);
+void operand_open(struct soft_cpu *cpu, const struct insn *in, unsigned k, bool write,
+                  struct operand *o);
 /* The same for memory at an offset that the handler computed. */
-void operand_open_memory(struct soft_cpu *cpu, const struct insn *in, uint64_t offset, unsigned size, bool write,
-                         struct operand *o);
+void operand_open_memory(struct soft_cpu *cpu, const struct insn *in, uint64_t offset,
+                         unsigned size, bool write, struct operand *o);
 void operand_close(struct soft_cpu *cpu, struct operand *o);
 /* Gives back the lock that operand_open took for a LOCKed operand without a host pointer. */
 void operand_unlock(struct soft_cpu *cpu);

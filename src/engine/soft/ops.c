@@ -5,7 +5,6 @@
 
 #define SOFT_ENTRY(op, fn) [X86_##op] = fn,
 
-soft_op_fn *const soft_op[X86_OP_COUNT] = {
-    SOFT_OPS(SOFT_ENTRY)
+soft_op_fn *const soft_op[X86_OP_COUNT] = {SOFT_OPS(SOFT_ENTRY)
 #include "soft_vec_ops.inc" /* made by gen_thunks */
 };

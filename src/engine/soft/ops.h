@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The instruction handlers of each part, as lists: X(op, function) makes soft_op[X86_op] = function.
- * A part adds a handler by adding a line to its own list; declarations follow from the lists. */
+/* The instruction handlers of each part, as lists: X(op, function) makes soft_op[X86_op] =
+ * function. A part adds a handler by adding a line to its own list; declarations follow from the
+ * lists. */
 #ifndef HULL_SOFT_OPS_H
 #define HULL_SOFT_OPS_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* RAM pages as the engine sees them: code, writers, dirtiness (invariants in page.h), and the requests
- * by which vCPUs make each other drop write entries. */
+/* RAM pages as the engine sees them: code, writers, dirtiness (invariants in page.h), and the
+ * requests by which vCPUs make each other drop write entries. */
 #include "engine/soft/page.h"
 #include "engine/soft/tlb.h"
 #include <errno.h>
@@ -12,7 +12,8 @@
 
 static void *map_zero(size_t bytes)
 {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
 
     return p == MAP_FAILED ? NULL : p;
 }
@@ -171,15 +172,17 @@ static void drop_writes_of(struct soft_cpu *self, struct soft_cpu *other)
     uint32_t ticket = atomic_fetch_add(&other->request, 1) + 1;
 
     atomic_fetch_or(&other->pending, PEND_REQUEST);
-    while ((int32_t)(atomic_load(&other->request_done) - ticket) < 0 && atomic_load(&other->running)) {
+    while ((int32_t)(atomic_load(&other->request_done) - ticket) < 0 &&
+           atomic_load(&other->running)) {
         if (self && (atomic_load(&self->pending) & PEND_REQUEST))
             soft_serve(self);
         sched_yield();
     }
 }
 
-/* Drops everyone's write entries for one page. Another vCPU that adds code to the same page meanwhile
- * finds no writers left, so it must not conclude that all is done: `dropping` says that it is not. */
+/* Drops everyone's write entries for one page. Another vCPU that adds code to the same page
+ * meanwhile finds no writers left, so it must not conclude that all is done: `dropping` says that
+ * it is not. */
 static void drop_writers(struct soft_cpu *cpu, struct soft_ram *ram)
 {
     struct soft_vm *soft = cpu->soft;

@@ -3,11 +3,11 @@
  * which were written.
  *
  * Invariants
- *  1. While `lines` of a page is not 0, no vCPU's write TLB holds the page, so every store to it takes
- *     the slow path and compares itself with `lines`.
+ *  1. While `lines` of a page is not 0, no vCPU's write TLB holds the page, so every store to it
+ * takes the slow path and compares itself with `lines`.
  *  2. A block is valid only while its page's generation is what it was before its bytes were read.
- *  3. Installing a write entry sets the vCPU's bit in `writers` and then looks at `lines` again; new code
- *     sets `lines` and then looks at `writers`: one of them sees the other.
+ *  3. Installing a write entry sets the vCPU's bit in `writers` and then looks at `lines` again;
+ * new code sets `lines` and then looks at `writers`: one of them sees the other.
  *  4. A write to code changes the bytes first, then clears `lines`, then raises the generation. */
 #ifndef HULL_SOFT_PAGE_H
 #define HULL_SOFT_PAGE_H
@@ -24,7 +24,7 @@ struct code_page {
 
 struct soft_region { /* beside one struct mem_region */
     struct mem_region *region;
-    struct code_page *page;   /* one per page; mapped, so untouched parts cost nothing */
+    struct code_page *page;    /* one per page; mapped, so untouched parts cost nothing */
     _Atomic uint64_t *written; /* bit per page that a vCPU may have written since soft_dirty */
     uint64_t pages;
 };
@@ -33,9 +33,9 @@ struct soft_vm {
     struct vm *vm;
     struct soft_region region[MEM_REGIONS_MAX];
     unsigned count;
-    unsigned phys_bits; /* MAXPHYADDR */
-    pthread_mutex_t split; /* LOCKed operands that no single host instruction can reach */
-    pthread_mutex_t drop;  /* one vCPU at a time makes others drop write entries */
+    unsigned phys_bits;        /* MAXPHYADDR */
+    pthread_mutex_t split;     /* LOCKed operands that no single host instruction can reach */
+    pthread_mutex_t drop;      /* one vCPU at a time makes others drop write entries */
     _Atomic uint32_t dropping; /* and this is not 0 while it waits for them */
     struct mem_watcher watcher;
     _Atomic uint64_t invalidations; /* counter */
@@ -44,8 +44,8 @@ struct soft_vm {
 struct soft_ram { /* where a physical address lies */
     struct mem_region *region;
     struct code_page *code;
-    uint8_t *host;      /* of the address itself */
-    uint64_t index;     /* page number in the region */
+    uint8_t *host;  /* of the address itself */
+    uint64_t index; /* page number in the region */
     struct soft_region *beside;
 };
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The run loop: blocks until something is pending, events, faults.
  *
- * setjmp is called once per run(). soft_raise comes back there with cpu->rip at the instruction that
- * faulted; the exception is delivered and the loop goes on. Delivery may itself fault. */
+ * setjmp is called once per run(). soft_raise comes back there with cpu->rip at the instruction
+ * that faulted; the exception is delivered and the loop goes on. Delivery may itself fault. */
 #include "engine/soft/block.h"
 #include "engine/soft/operand.h"
 #include "engine/soft/ops.h"
@@ -76,7 +76,8 @@ const struct uop *uop_insn_end(struct soft_cpu *cpu, const struct uop *u)
 const struct uop *uop_insn_next(struct soft_cpu *cpu, const struct uop *u)
 {
     exec_uop(cpu, u);
-    if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed) || soft_block_stale(u))) {
+    if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed) ||
+                 soft_block_stale(u))) {
         cpu->rip = cpu->block_rip = cpu->next_rip;
         return NULL;
     }
@@ -87,9 +88,11 @@ const struct uop *soft_slow(struct soft_cpu *cpu, const struct uop *u)
 {
     cpu->slow++;
     exec_uop(cpu, u);
-    /* The next uop may belong to the same instruction, or to one fused with it: go by RIP then. */
-    if (unlikely(cpu->next_rip != ((cpu->block_rip + u[1].at) & ip_mask(cpu)) || u[1].fn == uop_fall ||
-                 atomic_load_explicit(&cpu->pending, memory_order_relaxed) || soft_block_stale(u))) {
+    /* A branch, or the last instruction: what follows in the block is not for us. */
+    if (unlikely(cpu->next_rip != ((cpu->block_rip + u->at + u->length) & ip_mask(cpu)) ||
+                 u[1].fn == uop_fall || u[1].fn == uop_link || u[1].fn == uop_find ||
+                 atomic_load_explicit(&cpu->pending, memory_order_relaxed) ||
+                 soft_block_stale(u))) {
         const struct uop *to = leave(cpu);
 
         if (to == NULL)
@@ -150,7 +153,8 @@ static enum vcpu_exit loop(struct soft_cpu *cpu)
     }
 }
 
-/* After soft_raise: leaves nothing of the broken-off instruction behind, delivers. False: shutdown. */
+/* After soft_raise: leaves nothing of the broken-off instruction behind, delivers. False: shutdown.
+ */
 static bool deliver_fault(struct soft_cpu *cpu)
 {
     operand_unlock(cpu);

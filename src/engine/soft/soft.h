@@ -56,6 +56,10 @@ struct soft_cpu {
     uint64_t reg[16];   /* offset 0: uops address registers by byte offset from cpu */
     uint64_t zero;      /* offset 128: reads as 0, for "no base" and "no index" */
     uint64_t block_rip; /* RIP of the running block's first byte */
+    struct tlb_table *rd, *wr; /* of the current class: memory uops look here */
+    struct jump *jump;  /* the jump cache, and what its entries must carry to be current */
+    uint64_t jump_tag;
+    uint64_t instructions;
     uint16_t arith;     /* OF in bits 0-7; SF ZF 0 AF 0 PF 1 CF in bits 8-15 */
     uint8_t cpl;
     uint8_t mode;       /* enum x86_mode of CS */
@@ -91,11 +95,9 @@ struct soft_cpu {
     uint32_t trap_dr6;  /* DR6 bits of data and I/O breakpoints met; who sets it sets PEND_TRAP too */
     _Atomic uint32_t sleeping; /* in engine_ops.sleep: who sets a pending bit must futex-wake */
     struct soft_clock *clock;  /* the VM's, clock.c */
-    struct tlb_table *rd, *wr; /* of the current class: memory uops look here */
     uint64_t apic_page;        /* physical page of the LAPIC's registers; 1: off, or x2APIC */
     uint32_t key;              /* block key of the current mode */
     unsigned jump_context;     /* what the jump cache depends on: block.c */
-    uint64_t jump_tag;
     uint64_t slow;             /* counter of slow ways taken */
     struct code_store {        /* stores to pages with code, through soft_host_ptr, in this instruction */
         uint64_t phys;
@@ -111,7 +113,6 @@ struct soft_cpu {
     struct vcpu *vcpu;
     struct vm *vm;
     jmp_buf *fault;     /* where soft_raise goes */
-    uint64_t instructions;
 };
 
 /* ---- run.c, block.c (core) ---- */

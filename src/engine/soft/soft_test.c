@@ -7,10 +7,12 @@ enum { AX, CX, DX, BX, SP, BP, SI, DI };
 
 static struct guest g;
 
-GUEST_CODE_BYTES(arith, "mov $10, %ecx; xor %eax, %eax; 1: add %rcx, %rax; dec %ecx; jnz 1b; mov $-1, %bl;"
-                        "movzbl %bl, %edx; movsbq %bl, %rsi; mov $0x1234, %edi; mov %edi, %ebp; mov $0x5a, %ah;"
-                        "lea 5(%rdi,%rbp,4), %r8; imul $3, %r8, %r9; mov $7, %r10d; cmp $8, %r10; sbb %r11, %r11;"
-                        "mov $100, %r12d; shl $3, %r12; sar $1, %r12d; bsf %r12, %r13; bswap %edi");
+GUEST_CODE_BYTES(
+    arith,
+    "mov $10, %ecx; xor %eax, %eax; 1: add %rcx, %rax; dec %ecx; jnz 1b; mov $-1, %bl;"
+    "movzbl %bl, %edx; movsbq %bl, %rsi; mov $0x1234, %edi; mov %edi, %ebp; mov $0x5a, %ah;"
+    "lea 5(%rdi,%rbp,4), %r8; imul $3, %r8, %r9; mov $7, %r10d; cmp $8, %r10; sbb %r11, %r11;"
+    "mov $100, %r12d; shl $3, %r12; sar $1, %r12d; bsf %r12, %r13; bswap %edi");
 
 static void test_arith(void)
 {
@@ -26,11 +28,13 @@ static void test_arith(void)
     ok(r[DI] == 0x34120000, "BSWAP");
 }
 
-GUEST_CODE_BYTES(memory, "mov $0x200000, %edi; movq $0x11223344, (%rdi); addl $1, (%rdi); movb $0x7f, 3(%rdi);"
-                         "mov (%rdi), %eax; mov $0x200ffd, %esi; movl $0xcafebabe, (%rsi); mov (%rsi), %ecx;"
-                         "push %rax; push $-5; pop %rbx; pop %rdx; lock xaddl %ecx, (%rdi); xchg %rbp, (%rdi);"
-                         "mov $77, %eax; mov $1, %r8d; lock cmpxchg %r8, 8(%rdi); setz %r9b; mov 8(%rdi), %r10;"
-                         "call 1f; jmp 2f; 1: mov $99, %r15d; ret $0; 2: leaq 3f(%rip), %r11; jmp *%r11; ud2; 3: nop");
+GUEST_CODE_BYTES(
+    memory,
+    "mov $0x200000, %edi; movq $0x11223344, (%rdi); addl $1, (%rdi); movb $0x7f, 3(%rdi);"
+    "mov (%rdi), %eax; mov $0x200ffd, %esi; movl $0xcafebabe, (%rsi); mov (%rsi), %ecx;"
+    "push %rax; push $-5; pop %rbx; pop %rdx; lock xaddl %ecx, (%rdi); xchg %rbp, (%rdi);"
+    "mov $77, %eax; mov $1, %r8d; lock cmpxchg %r8, 8(%rdi); setz %r9b; mov 8(%rdi), %r10;"
+    "call 1f; jmp 2f; 1: mov $99, %r15d; ret $0; 2: leaq 3f(%rip), %r11; jmp *%r11; ud2; 3: nop");
 
 static void test_memory(void)
 {
@@ -39,7 +43,8 @@ static void test_memory(void)
     guest_code(&g, memory, memory_end);
     memset(mem_at(&g.mem, GUEST_DATA, 4096), 0, 4096);
     ok(guest_run(&g), "memory runs");
-    ok(r[DX] == 0x7f223345, "read-modify-write, byte store, PUSH and POP: %llx", (unsigned long long)r[DX]);
+    ok(r[DX] == 0x7f223345, "read-modify-write, byte store, PUSH and POP: %llx",
+       (unsigned long long)r[DX]);
     ok(r[CX] == 0x7f223345, "XADD gives the old value");
     ok(r[BP] == (uint32_t)(0x7f223345 + 0xcafebabe), "XCHG: %llx", (unsigned long long)r[BP]);
     ok(r[BX] == (uint64_t)-5 && r[SP] == GUEST_STACK, "PUSH sign-extends, stack is level");
@@ -48,14 +53,16 @@ static void test_memory(void)
     ok(memcmp(mem_at(&g.mem, 0x200ffd, 4), "\xbe\xba\xfe\xca", 4) == 0, "store across pages");
 }
 
-GUEST_CODE_BYTES(strings, "mov $0x200000, %edi; mov $3000, %ecx; mov $0xab, %eax; rep stosb; mov $0x200000, %esi;"
-                          "mov $0x202ff0, %edi; mov $3000, %ecx; rep movsb; mov %rsi, %r8; mov %rdi, %r9;"
-                          "movb $1, 0x202ff0+2500; mov $0x200000, %esi; mov $0x202ff0, %edi; mov $4000, %ecx; repe cmpsb;"
-                          "mov %rcx, %r10; movb $0xab, 0x202ff0+2500;"
-                          "mov $0x200001, %edi; mov $0x200000, %esi; movb $1, (%rsi); mov $7, %ecx; rep movsb;"
-                          "mov $0x200000, %edi; mov $0xab, %al; mov $100, %ecx; repne scasb; mov %rcx, %r11;"
-                          "std; mov $0x200107, %esi; mov $0x200207, %edi; mov $8, %ecx; rep movsb; cld;"
-                          "xor %ecx, %ecx; rep stosb");
+GUEST_CODE_BYTES(
+    strings,
+    "mov $0x200000, %edi; mov $3000, %ecx; mov $0xab, %eax; rep stosb; mov $0x200000, %esi;"
+    "mov $0x202ff0, %edi; mov $3000, %ecx; rep movsb; mov %rsi, %r8; mov %rdi, %r9;"
+    "movb $1, 0x202ff0+2500; mov $0x200000, %esi; mov $0x202ff0, %edi; mov $4000, %ecx; repe cmpsb;"
+    "mov %rcx, %r10; movb $0xab, 0x202ff0+2500;"
+    "mov $0x200001, %edi; mov $0x200000, %esi; movb $1, (%rsi); mov $7, %ecx; rep movsb;"
+    "mov $0x200000, %edi; mov $0xab, %al; mov $100, %ecx; repne scasb; mov %rcx, %r11;"
+    "std; mov $0x200107, %esi; mov $0x200207, %edi; mov $8, %ecx; rep movsb; cld;"
+    "xor %ecx, %ecx; rep stosb");
 
 static void test_strings(void)
 {
@@ -73,9 +80,11 @@ static void test_strings(void)
     ok(r[CX] == 0 && r[DI] == 0x2001ff, "backward, count 0");
 }
 
-GUEST_CODE_BYTES(smc, "lea 2f+1(%rip), %rbx; mov $3, %ecx; xor %edx, %edx; 1: addl $1, (%rbx); jmp 2f; .p2align 6;"
-                      "2: mov $5, %eax; add %eax, %edx; dec %ecx; jnz 1b; "
-                      "lea 3f(%rip), %rbx; movb $0x43, 2(%rbx); 3: nop; nop; .byte 0x90; inc %r8b; nop");
+GUEST_CODE_BYTES(
+    smc,
+    "lea 2f+1(%rip), %rbx; mov $3, %ecx; xor %edx, %edx; 1: addl $1, (%rbx); jmp 2f; .p2align 6;"
+    "2: mov $5, %eax; add %eax, %edx; dec %ecx; jnz 1b; "
+    "lea 3f(%rip), %rbx; movb $0x43, 2(%rbx); 3: nop; nop; .byte 0x90; inc %r8b; nop");
 
 static void test_smc(void)
 {
@@ -89,9 +98,10 @@ static void test_smc(void)
     ok(c.invalidations >= 3, "%llu invalidations", (unsigned long long)c.invalidations);
 }
 
-GUEST_CODE_BYTES(crossing, "mov $0x200ffe, %edi; movabs $0x0badf00d12345678, %rax; mov %rax, 8(%rdi);"
-                           "movw $0xb848, (%rdi); movl $0x44332211, 2(%rdi); movl $0x88776655, 6(%rdi);"
-                           "movb $0xc3, 10(%rdi); call *%rdi; mov %rax, %rdx; movb $0x99, 2(%rdi); call *%rdi");
+GUEST_CODE_BYTES(
+    crossing, "mov $0x200ffe, %edi; movabs $0x0badf00d12345678, %rax; mov %rax, 8(%rdi);"
+              "movw $0xb848, (%rdi); movl $0x44332211, 2(%rdi); movl $0x88776655, 6(%rdi);"
+              "movb $0xc3, 10(%rdi); call *%rdi; mov %rax, %rdx; movb $0x99, 2(%rdi); call *%rdi");
 
 static void test_crossing(void)
 {
@@ -100,11 +110,13 @@ static void test_crossing(void)
     guest_code(&g, crossing, crossing_end);
     ok(guest_run(&g), "page-crossing instruction runs");
     ok(r[DX] == 0x8877665544332211ULL, "first: %llx", (unsigned long long)r[DX]);
-    ok(r[AX] == 0x8877665544332299ULL, "after patching its second page: %llx", (unsigned long long)r[AX]);
+    ok(r[AX] == 0x8877665544332299ULL, "after patching its second page: %llx",
+       (unsigned long long)r[AX]);
 }
 
-GUEST_CODE_BYTES(devices, "mov $0x10000000, %edi; movl $0x1234, (%rdi); mov 0(%rdi), %eax; addl $1, (%rdi);"
-                          "mov 1(%rdi), %bl; mov $2, %ecx; mov $0x200000, %esi; movq $9, (%rsi); rep movsb");
+GUEST_CODE_BYTES(devices,
+                 "mov $0x10000000, %edi; movl $0x1234, (%rdi); mov 0(%rdi), %eax; addl $1, (%rdi);"
+                 "mov 1(%rdi), %bl; mov $2, %ecx; mov $0x200000, %esi; movq $9, (%rsi); rep movsb");
 
 static void test_devices(void)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The machine of testguest.h. An exception without a test's own handler ends in a stub that stores its
- * vector at GUEST_DATA - 8 and writes the exit port. */
+/* The machine of testguest.h. An exception without a test's own handler ends in a stub that stores
+ * its vector at GUEST_DATA - 8 and writes the exit port. */
 #include "engine/soft/testguest.h"
 #include <stdlib.h>
 
@@ -89,10 +89,12 @@ bool guest_open(struct guest *g, struct err *err)
     mem_init(&g->mem);
     bus_init(&g->mmio, ~0ULL);
     bus_init(&g->pio, 0x10000);
-    g->exit_port = (struct region){.name = "exit", .base = EXIT_PORT, .size = 4, .ops = &exit_ops, .dev = g};
-    g->device = (struct region){.name = "device", .base = GUEST_DEVICE, .size = 64 * KiB, .ops = &device_ops, .dev = g};
-    if (!mem_add(&g->mem, "ram", 0, GUEST_RAM, false, err) || !bus_add(&g->pio, &g->exit_port, err) ||
-        !bus_add(&g->mmio, &g->device, err))
+    g->exit_port =
+        (struct region){.name = "exit", .base = EXIT_PORT, .size = 4, .ops = &exit_ops, .dev = g};
+    g->device = (struct region){
+        .name = "device", .base = GUEST_DEVICE, .size = 64 * KiB, .ops = &device_ops, .dev = g};
+    if (!mem_add(&g->mem, "ram", 0, GUEST_RAM, false, err) ||
+        !bus_add(&g->pio, &g->exit_port, err) || !bus_add(&g->mmio, &g->device, err))
         return false;
     g->vm = (struct vm){.mem = &g->mem, .mmio = &g->mmio, .pio = &g->pio, .cpu_count = 1};
     g->vm.cpu[0] = &g->vcpu;

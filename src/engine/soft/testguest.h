@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A small machine for the engine's tests and benchmarks: RAM, a 64-bit flat guest with identity-mapped
- * 2 MiB pages, an exit port. Code is position-independent bytes, copied to GUEST_CODE. */
+/* A small machine for the engine's tests and benchmarks: RAM, a 64-bit flat guest with
+ * identity-mapped 2 MiB pages, an exit port. Code is position-independent bytes, copied to
+ * GUEST_CODE. */
 #ifndef HULL_SOFT_TESTGUEST_H
 #define HULL_SOFT_TESTGUEST_H
 
@@ -15,14 +16,16 @@
 #define GUEST_CODE  0x100000
 #define GUEST_DATA  0x200000
 #define GUEST_STACK 0x400000 /* grows down */
-#define GUEST_VIRTUAL 0x40000000 /* 2 MiB of 4 KiB pages: page tables at GUEST_PT map what a test wants */
-#define GUEST_PT    0x13000
-#define EXIT_PORT   0xf4
+#define GUEST_VIRTUAL                                                                              \
+    0x40000000 /* 2 MiB of 4 KiB pages: page tables at GUEST_PT map what a test wants */
+#define GUEST_PT  0x13000
+#define EXIT_PORT 0xf4
 
 /* Machine code between two labels of the test program. */
-#define GUEST_CODE_BYTES(name, text)                                                                                   \
-    extern const uint8_t name[], name##_end[];                                                                         \
-    __asm__(".pushsection .rodata\n" #name ":\n" text "\nout %al, $0xf4\n" #name "_end:\n.popsection\n")
+#define GUEST_CODE_BYTES(name, text)                                                               \
+    extern const uint8_t name[], name##_end[];                                                     \
+    __asm__(".pushsection .rodata\n" #name ":\n" text "\nout %al, $0xf4\n" #name                   \
+            "_end:\n.popsection\n")
 
 struct guest {
     struct vm vm;
@@ -37,7 +40,8 @@ struct guest {
     /* the device at GUEST_DEVICE: what was written last, how often it was read */
     uint64_t device_value, device_reads, device_writes;
 };
-#define GUEST_DEVICE 0x10000000 /* 64 KiB of MMIO, mapped by the identity map's second GiB-less part */
+#define GUEST_DEVICE                                                                               \
+    0x10000000 /* 64 KiB of MMIO, mapped by the identity map's second GiB-less part */
 
 bool guest_open(struct guest *g, struct err *err);
 void guest_close(struct guest *g);

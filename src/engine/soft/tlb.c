@@ -123,7 +123,8 @@ void soft_tlb_invlpg(struct soft_cpu *cpu, uint64_t linear)
         for (unsigned i = 0; i < FETCH_SLOTS; i++) {
             struct fetch_entry *f = &tlb->fetch[user][i];
 
-            if (f->tag == (linear & PAGE_MASK) || ((tlb->fetch_flags[user][i] & TLB_F_LARGE) && same_gib(f->tag, linear)))
+            if (f->tag == (linear & PAGE_MASK) ||
+                ((tlb->fetch_flags[user][i] & TLB_F_LARGE) && same_gib(f->tag, linear)))
                 f->tag = FETCH_EMPTY;
         }
     }
@@ -146,7 +147,8 @@ static void list_slot(struct tlb_table *t, unsigned slot)
     t->filled[t->count++] = (uint16_t)slot;
 }
 
-static void install(struct soft_tlb *tlb, struct tlb_table *t, uint64_t linear, uint8_t *page, const struct soft_page *p)
+static void install(struct soft_tlb *tlb, struct tlb_table *t, uint64_t linear, uint8_t *page,
+                    const struct soft_page *p)
 {
     unsigned slot = tlb_slot(linear);
 
@@ -154,7 +156,8 @@ static void install(struct soft_tlb *tlb, struct tlb_table *t, uint64_t linear, 
         list_slot(t, slot);
     t->entry[slot].tag = linear & PAGE_MASK;
     t->entry[slot].page = page;
-    t->flags[slot] = (uint8_t)(TLB_F_USED | (p->global ? TLB_F_GLOBAL : 0) | (p->large ? TLB_F_LARGE : 0));
+    t->flags[slot] =
+        (uint8_t)(TLB_F_USED | (p->global ? TLB_F_GLOBAL : 0) | (p->large ? TLB_F_LARGE : 0));
     if (p->large)
         tlb->large_seen |= large_bit(linear);
     tlb->fills++;
@@ -164,7 +167,8 @@ static void install(struct soft_tlb *tlb, struct tlb_table *t, uint64_t linear, 
 static bool page_watched(const struct soft_cpu *cpu, uint64_t linear)
 {
     for (unsigned i = 0; (cpu->dr7 & 0xff) && i < 4; i++) {
-        if ((cpu->dr7 >> (2 * i) & 3) && (cpu->dr7 >> (16 + 4 * i) & 1) && (cpu->dr[i] ^ linear) < PAGE_SIZE)
+        if ((cpu->dr7 >> (2 * i) & 3) && (cpu->dr7 >> (16 + 4 * i) & 1) &&
+            (cpu->dr[i] ^ linear) < PAGE_SIZE)
             return true;
     }
     return false;
@@ -176,7 +180,8 @@ _Noreturn static void page_fault(struct soft_cpu *cpu, uint64_t linear, uint32_t
     soft_raise(cpu, VEC_PF, code & ~WALK_FAULT);
 }
 
-void soft_resolve(struct soft_cpu *cpu, uint64_t linear, enum mem_access access, bool user, struct soft_target *t)
+void soft_resolve(struct soft_cpu *cpu, uint64_t linear, enum mem_access access, bool user,
+                  struct soft_target *t)
 {
     struct soft_tlb *tlb = cpu->tlb;
     struct soft_page page;
@@ -214,7 +219,8 @@ uint64_t soft_fetch_page(struct soft_cpu *cpu, uint64_t linear)
         page_fault(cpu, linear, code);
     f->tag = linear & PAGE_MASK;
     f->phys = page.phys;
-    tlb->fetch_flags[user][slot] = (uint8_t)((page.global ? TLB_F_GLOBAL : 0) | (page.large ? TLB_F_LARGE : 0));
+    tlb->fetch_flags[user][slot] =
+        (uint8_t)((page.global ? TLB_F_GLOBAL : 0) | (page.large ? TLB_F_LARGE : 0));
     if (page.large)
         tlb->large_seen |= large_bit(linear);
     return page.phys;

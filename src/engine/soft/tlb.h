@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* Software TLB: linear page to host pointer, per vCPU, separate tables for reads and for writes, for
- * supervisor and for user. One compare decides: `linear ^ tag` is the offset in the page when the
- * entry matches and huge when it does not.
+/* Software TLB: linear page to host pointer, per vCPU, separate tables for reads and for writes,
+ * for supervisor and for user. One compare decides: `linear ^ tag` is the offset in the page when
+ * the entry matches and huge when it does not.
  *
- * An entry exists only when an access needs nothing else: RAM, permission checked, accessed (and, to
- * write, dirty) bit set, no watchpoint; to write, also no decoded code in the page, not ROM, and the
- * page in the dirty log. Everything else misses and takes the slow path. An empty slot's tag has a
- * wrong slot number, so nothing can match it. */
+ * An entry exists only when an access needs nothing else: RAM, permission checked, accessed (and,
+ * to write, dirty) bit set, no watchpoint; to write, also no decoded code in the page, not ROM, and
+ * the page in the dirty log. Everything else misses and takes the slow path. An empty slot's tag
+ * has a wrong slot number, so nothing can match it. */
 #ifndef HULL_SOFT_TLB_H
 #define HULL_SOFT_TLB_H
 
 #include "engine/soft/soft.h"
 
-#define TLB_BITS  10
-#define TLB_SLOTS (1u << TLB_BITS)
+#define TLB_BITS    10
+#define TLB_SLOTS   (1u << TLB_BITS)
 #define FETCH_SLOTS 256u
 
 struct tlb_entry {
@@ -39,7 +39,7 @@ struct soft_tlb {
     struct tlb_table read[2], write[2]; /* [0] supervisor, [1] user */
     struct fetch_entry fetch[2][FETCH_SLOTS];
     uint8_t fetch_flags[2][FETCH_SLOTS];
-    uint64_t large_seen; /* bit per hashed GiB with entries made from large pages */
+    uint64_t large_seen;             /* bit per hashed GiB with entries made from large pages */
     uint64_t misses, flushes, fills; /* counters */
 };
 
@@ -79,7 +79,8 @@ void soft_tlb_drop_writes(struct soft_cpu *cpu);
 void soft_tlb_drop_page(struct soft_cpu *cpu, const uint8_t *page);
 /* Physical page that holds code at a linear address, at the current CPL; #PF if it may not run. */
 uint64_t soft_fetch_page(struct soft_cpu *cpu, uint64_t linear);
-/* Ends stores made through soft_host_ptr to pages with code: blocks made from them become invalid. */
+/* Ends stores made through soft_host_ptr to pages with code: blocks made from them become invalid.
+ */
 void soft_code_stored(struct soft_cpu *cpu);
 /* rd and wr for the current CPL. */
 void soft_tlb_class(struct soft_cpu *cpu);
@@ -87,14 +88,14 @@ void soft_tlb_init(struct soft_tlb *tlb);
 
 /* A translation, as the walker found it. */
 struct soft_page {
-    uint64_t phys;    /* of the 4 KiB page, A20 mask applied */
+    uint64_t phys;          /* of the 4 KiB page, A20 mask applied */
     bool write, user, exec; /* what the page tables permit, all levels together */
-    bool dirty;       /* the leaf's dirty bit is set */
+    bool dirty;             /* the leaf's dirty bit is set */
     bool global, large;
 };
 
-/* Walks for one access, sets accessed and dirty bits. 0, or the error code of the page fault (P, W, U,
- * RSVD, I bits) with bit 31 set so that it is never 0. */
+/* Walks for one access, sets accessed and dirty bits. 0, or the error code of the page fault (P, W,
+ * U, RSVD, I bits) with bit 31 set so that it is never 0. */
 uint32_t soft_walk(struct soft_cpu *cpu, uint64_t linear, enum mem_access access, bool user,
                    struct soft_page *page);
 #define WALK_FAULT 0x80000000u

@@ -2,19 +2,29 @@
 /* The page walker: linear address to physical page, all paging modes, one loop over a level table.
  * Intel SDM volume 3, chapter 4.
  *
- * A walk first reads the entries from top to leaf, each once, and decides; only a walk that grants the
- * access then sets accessed and dirty bits, by compare-and-swap, because other vCPUs write the same
- * entries. When one changed under us the walk starts again. */
+ * A walk first reads the entries from top to leaf, each once, and decides; only a walk that grants
+ * the access then sets accessed and dirty bits, by compare-and-swap, because other vCPUs write the
+ * same entries. When one changed under us the walk starts again. */
 #include "engine/soft/page.h"
 #include "engine/soft/tlb.h"
 
 enum { /* page table entry */
-    PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x80, PTE_G = 0x100,
+       PTE_P = 1,
+       PTE_W = 2,
+       PTE_U = 4,
+       PTE_A = 0x20,
+       PTE_D = 0x40,
+       PTE_PS = 0x80,
+       PTE_G = 0x100,
 };
 #define PTE_NX BIT(63)
 
 enum { /* page fault error code */
-    PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16,
+       PF_P = 1,
+       PF_W = 2,
+       PF_U = 4,
+       PF_RSVD = 8,
+       PF_I = 16,
 };
 
 #define CR0_WP   BIT(16)
@@ -27,7 +37,7 @@ enum { /* page fault error code */
 #define EFER_NXE BIT(11)
 #define EFER_LMA BIT(10)
 
-struct step { /* one entry of the path */
+struct step {      /* one entry of the path */
     uint8_t *host; /* NULL: not in RAM, or constant (PDPTE) */
     uint64_t phys, value;
 };
@@ -37,8 +47,8 @@ struct walk {
     uint64_t linear, reserved; /* reserved: bits that must be 0 in every entry */
     unsigned levels, index_bits, entry_size;
     struct step step[4];
-    unsigned count;  /* steps taken */
-    unsigned shift;  /* log2 of the page size found */
+    unsigned count; /* steps taken */
+    unsigned shift; /* log2 of the page size found */
     bool write, user, nx;
 };
 
@@ -60,7 +70,9 @@ static uint64_t read_entry(struct walk *w, struct step *s)
 static uint64_t large_reserved(const struct walk *w, unsigned shift)
 {
     if (w->entry_size == 4) /* PSE-36: bits 20-13 are address bits 39-32 */
-        return BIT(21) | (w->cpu->soft->phys_bits < 40 ? 0x1fe000 & ~((BIT(w->cpu->soft->phys_bits - 32) - 1) << 13) : 0);
+        return BIT(21) | (w->cpu->soft->phys_bits < 40
+                              ? 0x1fe000 & ~((BIT(w->cpu->soft->phys_bits - 32) - 1) << 13)
+                              : 0);
     return (BIT(shift) - 1) & ~0x1fffULL;
 }
 
@@ -73,7 +85,8 @@ static uint32_t descend(struct walk *w, uint64_t table)
     for (unsigned level = w->levels; level > 0; level--, shift -= w->index_bits) {
         struct step *s = &w->step[w->count++];
         uint64_t index = (w->linear >> shift) & (BIT(w->index_bits) - 1);
-        bool may_be_large = w->entry_size == 4 ? level == 2 && (cpu->cr4 & CR4_PSE) : level == 2 || level == 3;
+        bool may_be_large =
+            w->entry_size == 4 ? level == 2 && (cpu->cr4 & CR4_PSE) : level == 2 || level == 3;
 
         s->phys = ((table & ~0xfffULL) + index * w->entry_size) & cpu->a20_mask;
         s->value = read_entry(w, s);
@@ -89,7 +102,8 @@ static uint32_t descend(struct walk *w, uint64_t table)
             if (may_be_large)
                 return s->value & large_reserved(w, shift) ? WALK_FAULT | PF_P | PF_RSVD : 0;
             if (w->entry_size == 8)
-                return WALK_FAULT | PF_P | PF_RSVD; /* PS in a PML4 entry; 32-bit without PSE ignores it */
+                return WALK_FAULT | PF_P |
+                       PF_RSVD; /* PS in a PML4 entry; 32-bit without PSE ignores it */
         }
         table = s->value & (w->entry_size == 8 ? 0x000ffffffffff000ULL : 0xfffff000ULL);
     }
@@ -101,7 +115,8 @@ static bool permitted(const struct walk *w, enum mem_access access, bool user)
     const struct soft_cpu *cpu = w->cpu;
 
     if (user)
-        return w->user && (access != ACCESS_WRITE || w->write) && (access != ACCESS_FETCH || !w->nx);
+        return w->user && (access != ACCESS_WRITE || w->write) &&
+               (access != ACCESS_FETCH || !w->nx);
     if (access == ACCESS_FETCH)
         return !w->nx && !(w->user && (cpu->cr4 & CR4_SMEP));
     if (w->user && (cpu->cr4 & CR4_SMAP) && !((cpu->rflags & FL_AC) && cpu->cpl < 3))
@@ -115,14 +130,14 @@ static bool set_bits(struct walk *w, struct step *s, uint64_t bits)
     if (s->host == NULL || (s->value & bits) == bits)
         return true;
     if (w->entry_size == 8) {
-        if (!__atomic_compare_exchange_n((uint64_t *)s->host, &s->value, s->value | bits, false, __ATOMIC_SEQ_CST,
-                                         __ATOMIC_RELAXED))
+        if (!__atomic_compare_exchange_n((uint64_t *)s->host, &s->value, s->value | bits, false,
+                                         __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
             return false;
     } else {
         uint32_t old = (uint32_t)s->value;
 
-        if (!__atomic_compare_exchange_n((uint32_t *)s->host, &old, old | (uint32_t)bits, false, __ATOMIC_SEQ_CST,
-                                         __ATOMIC_RELAXED))
+        if (!__atomic_compare_exchange_n((uint32_t *)s->host, &old, old | (uint32_t)bits, false,
+                                         __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
             return false;
     }
     soft_ram_written(w->cpu, s->phys, w->entry_size);
@@ -174,7 +189,8 @@ static void fill_page(const struct walk *w, struct soft_page *page)
     if (w->entry_size == 8)
         phys = leaf & 0x000ffffffffff000ULL;
     else
-        phys = w->shift == PAGE_SHIFT ? leaf & 0xfffff000 : (leaf & 0xffc00000) | (leaf & 0x1fe000) << 19;
+        phys = w->shift == PAGE_SHIFT ? leaf & 0xfffff000
+                                      : (leaf & 0xffc00000) | (leaf & 0x1fe000) << 19;
     page->phys = ((phys & ~(BIT(w->shift) - 1)) | in_page) & cpu->a20_mask;
     page->write = w->write;
     page->user = w->user;
@@ -183,24 +199,30 @@ static void fill_page(const struct walk *w, struct soft_page *page)
     page->large = w->shift != PAGE_SHIFT;
 }
 
-static uint32_t fault_code(const struct soft_cpu *cpu, uint32_t code, enum mem_access access, bool user)
+static uint32_t fault_code(const struct soft_cpu *cpu, uint32_t code, enum mem_access access,
+                           bool user)
 {
     if (access == ACCESS_WRITE)
         code |= PF_W;
-    if (access == ACCESS_FETCH && (((cpu->cr4 & CR4_PAE) && (cpu->efer & EFER_NXE)) || (cpu->cr4 & CR4_SMEP)))
+    if (access == ACCESS_FETCH &&
+        (((cpu->cr4 & CR4_PAE) && (cpu->efer & EFER_NXE)) || (cpu->cr4 & CR4_SMEP)))
         code |= PF_I;
     return code | (user ? PF_U : 0);
 }
 
-uint32_t soft_walk(struct soft_cpu *cpu, uint64_t linear, enum mem_access access, bool user, struct soft_page *page)
+uint32_t soft_walk(struct soft_cpu *cpu, uint64_t linear, enum mem_access access, bool user,
+                   struct soft_page *page)
 {
     struct walk w = {.cpu = cpu, .linear = linear};
     uint64_t table;
     uint32_t code;
 
     if (!(cpu->cr0 & CR0_PG)) {
-        *page = (struct soft_page){.phys = linear & 0xfffff000 & cpu->a20_mask, .write = true, .user = true,
-                                   .exec = true, .dirty = true};
+        *page = (struct soft_page){.phys = linear & 0xfffff000 & cpu->a20_mask,
+                                   .write = true,
+                                   .user = true,
+                                   .exec = true,
+                                   .dirty = true};
         return 0;
     }
     do {
