@@ -10,6 +10,11 @@
 /* Entropy from getrandom(2), or a repeatable stream if `seed` is not 0 (--random-seed). */
 struct device *virtio_rng_new(const char *id, uint64_t seed);
 
-extern const struct device_type virtio_rng_type;
+/* A disk with `queues` queues (1 to 64; one a vCPU is right). */
+struct block;
+struct device *virtio_blk_new(const char *id, struct block *block, uint16_t queues);
+void virtio_blk_resized(struct device *dev); /* block->size has changed */
+
+extern const struct device_type virtio_rng_type, virtio_blk_type;
 
 #endif
