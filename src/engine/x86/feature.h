@@ -22,7 +22,7 @@ enum x86_cpuid_reg { X86_EAX, X86_EBX, X86_ECX, X86_EDX };
     X(FMA, "fma", 1, 0, ECX, 12, HOST) X(CX16, "cx16", 1, 0, ECX, 13, HOST) X(PCID, "pcid", 1, 0, ECX, 17, SOFT) \
     X(SSE41, "sse4.1", 1, 0, ECX, 19, HOST) X(SSE42, "sse4.2", 1, 0, ECX, 20, HOST) X(X2APIC, "x2apic", 1, 0, ECX, 21, SOFT) \
     X(MOVBE, "movbe", 1, 0, ECX, 22, SOFT) X(POPCNT, "popcnt", 1, 0, ECX, 23, SOFT) \
-    X(TSC_DEADLINE, "tsc-deadline", 1, 0, ECX, 24, SOFT) X(AES, "aes", 1, 0, ECX, 25, HOST) X(XSAVE, "xsave", 1, 0, ECX, 26, HOST) \
+    X(TSC_DEADLINE, "tsc-deadline", 1, 0, ECX, 24, SOFT) X(AES, "aes", 1, 0, ECX, 25, HOST) X(XSAVE, "xsave", 1, 0, ECX, 26, SOFT) \
     X(AVX, "avx", 1, 0, ECX, 28, HOST) X(F16C, "f16c", 1, 0, ECX, 29, HOST) X(RDRAND, "rdrand", 1, 0, ECX, 30, SOFT) \
     X(HYPERVISOR, "hypervisor", 1, 0, ECX, 31, SOFT) \
     X(FSGSBASE, "fsgsbase", 7, 0, EBX, 0, SOFT) X(TSC_ADJUST, "tsc-adjust", 7, 0, EBX, 1, SOFT) X(BMI1, "bmi1", 7, 0, EBX, 3, SOFT) \
@@ -32,7 +32,7 @@ enum x86_cpuid_reg { X86_EAX, X86_EBX, X86_ECX, X86_EDX };
     X(CLWB, "clwb", 7, 0, EBX, 24, SOFT) X(SHA, "sha", 7, 0, EBX, 29, HOST) X(UMIP, "umip", 7, 0, ECX, 2, SOFT) \
     X(RDPID, "rdpid", 7, 0, ECX, 22, SOFT) X(FSRM, "fsrm", 7, 0, EDX, 4, SOFT) X(SPEC_CTRL, "spec-ctrl", 7, 0, EDX, 26, SOFT) \
     X(ARCH_CAP, "arch-capabilities", 7, 0, EDX, 29, SOFT) \
-    X(XSAVEOPT, "xsaveopt", 0xd, 1, EAX, 0, HOST) X(XSAVEC, "xsavec", 0xd, 1, EAX, 1, HOST) X(XGETBV1, "xgetbv1", 0xd, 1, EAX, 2, SOFT) \
+    X(XSAVEOPT, "xsaveopt", 0xd, 1, EAX, 0, SOFT) X(XSAVEC, "xsavec", 0xd, 1, EAX, 1, SOFT) X(XGETBV1, "xgetbv1", 0xd, 1, EAX, 2, SOFT) \
     X(LAHF, "lahf", 0x80000001, 0, ECX, 0, SOFT) X(LZCNT, "lzcnt", 0x80000001, 0, ECX, 5, SOFT) \
     X(PREFETCHW, "prefetchw", 0x80000001, 0, ECX, 8, SOFT) X(SYSCALL, "syscall", 0x80000001, 0, EDX, 11, SOFT) \
     X(NX, "nx", 0x80000001, 0, EDX, 20, SOFT) X(PDPE1GB, "pdpe1gb", 0x80000001, 0, EDX, 26, SOFT) \

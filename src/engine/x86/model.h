@@ -43,7 +43,15 @@ static inline bool cpu_model_has(const struct cpu_model *model, enum x86_feature
 /* Bytes of a standard-format XSAVE area for these XCR0 bits; 576 at least. */
 unsigned x86_xsave_size(uint64_t xcr0);
 
-/* The host's TSC in kHz: from its CPUID, else measured once against CLOCK_MONOTONIC_RAW. */
+/* The clock of leaf 0x15, and so of the LAPIC timer. */
+#define X86_CRYSTAL_HZ 25000000
+
+/* What this host executes itself: 1 for each feature it has (those that the engine does by itself
+ * too). Asks CPUID, which is slow under a hypervisor, once. */
+const uint8_t *host_features(void);
+
+/* The host's TSC in kHz: from CPUID, else the kernel's, else measured against CLOCK_MONOTONIC_RAW;
+ * found out once. */
 uint32_t host_tsc_khz(void);
 
 #endif
