@@ -1,20 +1,64 @@
 /* SPDX-License-Identifier: MIT */
 /* The virtio devices: how to make each, and what the machine may ask of it. A device made here is
- * not yet attached: pass it to device_attach. Host sides (blocks, networks, descriptors) stay the
+ * not yet attached: pass it to device_attach. Host sides (blocks, networks, chardevs) stay the
  * caller's and must outlive the device. All calls belong to the thread of the device's loop. */
 #ifndef HULL_VIRTIO_DEVICES_H
 #define HULL_VIRTIO_DEVICES_H
 
 #include "virtio/virtio.h"
 
-/* Entropy from getrandom(2), or a repeatable stream if `seed` is not 0 (--random-seed). */
-struct device *virtio_rng_new(const char *id, uint64_t seed);
+struct block;
+struct net;
+struct chardev;
 
 /* A disk with `queues` queues (1 to 64; one a vCPU is right). */
-struct block;
 struct device *virtio_blk_new(const char *id, struct block *block, uint16_t queues);
 void virtio_blk_resized(struct device *dev); /* block->size has changed */
 
-extern const struct device_type virtio_rng_type, virtio_blk_type;
+/* A network card over `pairs` backends (1 to 32), one for each pair of queues; the array is copied.
+ * `mtu` 0: the guest is not told any. Takes the backends' sinks. */
+struct device *virtio_net_new(const char *id, struct net *const *backend, uint16_t pairs,
+                              const uint8_t mac[6], uint16_t mtu);
+void virtio_net_link(struct device *dev, bool up);
+void virtio_net_announce(struct device *dev); /* asks the guest to tell the network where it is */
+
+/* A console (hvc0) over `console`, or none if NULL; ports are added before the device is attached.
+ * Each appears in the guest as /dev/virtio-ports/NAME. Takes the chardevs' fronts. */
+struct device *virtio_console_new(const char *id, struct chardev *console);
+bool virtio_console_add_port(struct device *dev, const char *name, struct chardev *chardev,
+                             struct err *err);
+void virtio_console_resize(struct device *dev, uint16_t columns,
+                           uint16_t rows); /* dev may be NULL */
+
+/* Entropy from getrandom(2), or a repeatable stream if `seed` is not 0 (--random-seed). */
+struct device *virtio_rng_new(const char *id, uint64_t seed);
+
+/* A balloon: memory that the guest lends back. Sizes are bytes taken from the guest. */
+struct device *virtio_balloon_new(const char *id);
+void virtio_balloon_set(struct device *dev, uint64_t bytes); /* the guest gets there by and by */
+uint64_t virtio_balloon_actual(struct device *dev);
+enum balloon_stat { /* virtio 1.2, 5.5.6.3: the tags of the statistics */
+                    BALLOON_SWAP_IN,
+                    BALLOON_SWAP_OUT,
+                    BALLOON_MAJOR_FAULTS,
+                    BALLOON_MINOR_FAULTS,
+                    BALLOON_FREE_MEMORY,
+                    BALLOON_TOTAL_MEMORY,
+                    BALLOON_AVAILABLE_MEMORY,
+                    BALLOON_DISK_CACHES,
+                    BALLOON_HUGETLB_ALLOCATIONS,
+                    BALLOON_HUGETLB_FAILURES,
+                    BALLOON_STATS,
+};
+struct balloon_stats {
+    uint64_t value[BALLOON_STATS]; /* UINT64_MAX: the guest did not say */
+    uint64_t updated_ns;           /* CLOCK_MONOTONIC; 0: never */
+    uint64_t reported;             /* bytes of free pages given back so far */
+};
+/* The statistics as last heard; asks the guest for new ones, which arrive a little later. */
+void virtio_balloon_stats(struct device *dev, struct balloon_stats *stats);
+
+extern const struct device_type virtio_blk_type, virtio_net_type, virtio_console_type,
+    virtio_rng_type, virtio_balloon_type;
 
 #endif
