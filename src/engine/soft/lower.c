@@ -533,7 +533,8 @@ static bool lower_fast(struct state *s, struct uop *u)
 
     if (unlikely(soft_tracing & TRACE_INSN))
         return false;
-    if ((s->in->prefix & X86_P_LOCK) && !(form->lock && s->in->mem))
+    if (((s->in->prefix & X86_P_LOCK) && !(form->lock && s->in->mem)) ||
+        !soft_offered(s->l->cpu, form))
         return false;
     return form->class == X86_FLOW ? lower_branch(s, u)
                                    : form->class == X86_COPY && lower_simple(s, u);

@@ -10,6 +10,7 @@
 #define HULL_SOFT_OPERAND_H
 
 #include "engine/soft/soft.h"
+#include "engine/x86/model.h"
 #include "engine/x86/operand.h"
 
 /* Assembly around a host instruction: the guest's flags into EFLAGS from %ax, and back into %ax. */
@@ -37,6 +38,13 @@ static inline struct x86_operand_kind kind_of(const struct insn *in, unsigned k)
 static inline bool has_operand(const struct insn *in, unsigned k)
 {
     return k < 4 && form_of(in)->operand[k] != X86_O_NONE;
+}
+
+/* The CPU model offers the feature that the form belongs to. */
+static inline bool soft_offered(const struct soft_cpu *cpu, const struct x86_form *form)
+{
+    return form->feature == X86_F_BASE || cpu->vm->model == NULL ||
+           cpu_model_has(cpu->vm->model, form->feature);
 }
 
 unsigned operand_size(const struct soft_cpu *cpu, const struct insn *in, unsigned k);

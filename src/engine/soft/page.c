@@ -3,12 +3,14 @@
  * requests by which vCPUs make each other drop write entries. */
 #include "engine/soft/page.h"
 #include "engine/soft/tlb.h"
+#include "engine/soft/trace.h"
+#include "engine/x86/model.h"
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define PHYS_BITS 40 /* as every CPU model says */
+#define PHYS_BITS 40 /* without a CPU model */
 
 static void *map_zero(size_t bytes)
 {
@@ -64,7 +66,8 @@ bool soft_core_open(struct vm *vm, struct soft_vm **out, struct err *err)
     if (soft == NULL)
         return err_set(err, ENOMEM, "no memory for the soft engine");
     soft->vm = vm;
-    soft->phys_bits = PHYS_BITS;
+    soft->phys_bits = vm->model ? vm->model->phys_bits : PHYS_BITS;
+    trace_setup();
     pthread_mutex_init(&soft->split, NULL);
     pthread_mutex_init(&soft->drop, NULL);
     for (unsigned i = 0; i < vm->mem->count; i++, soft->count++) {

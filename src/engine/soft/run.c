@@ -8,12 +8,15 @@
 #include "engine/soft/ops.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/trace.h"
+#include "engine/soft/vector.h"
 
 /* ---- single instructions ---- */
 
 static void check_form(struct soft_cpu *cpu, const struct insn *in, const struct x86_form *form)
 {
     if (unlikely(in->prefix & X86_P_LOCK) && !(form->lock && in->mem))
+        soft_ud(cpu);
+    if (unlikely(!soft_offered(cpu, form)))
         soft_ud(cpu);
     if (unlikely(form->cpl0) && cpu->cpl != 0)
         soft_gp(cpu, 0);
@@ -23,9 +26,16 @@ void soft_exec(struct soft_cpu *cpu, const struct insn *in)
 {
     const struct x86_form *form = &x86_form[in->form];
     soft_op_fn *fn = soft_op[form->op];
+    bool old_scan = false;
 
+    if (unlikely(form->op == X86_TZCNT || form->op == X86_LZCNT) && !soft_offered(cpu, form)) {
+        /* Older processors ignore the F3 prefix. */
+        fn = form->op == X86_TZCNT ? soft_op_bsf : soft_op_bsr;
+        old_scan = true;
+    }
     cpu->next_rip = (cpu->rip + in->length) & ip_mask(cpu);
-    check_form(cpu, in, form);
+    if (!old_scan)
+        check_form(cpu, in, form);
     if (unlikely(fn == NULL || form->class == X86_UNDEF))
         soft_ud(cpu);
     if (unlikely(soft_tracing & TRACE_INSN))
@@ -180,6 +190,7 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
     else
         exit = loop(cpu);
     cpu->fault = NULL;
+    soft_fpu_save(cpu);
     atomic_store(&vcpu->instructions, cpu->instructions);
     atomic_store(&cpu->running, false);
     return exit;

@@ -126,6 +126,29 @@ static void test_devices(void)
     ok(g.device_writes == 4, "%llu writes", (unsigned long long)g.device_writes);
 }
 
+/* A not-present page, then a read-only one: #PF, the handler maps it and returns. */
+GUEST_CODE_BYTES(
+    faults,
+    "lea 9f(%rip), %rax; mov %ax, 0x20e0; shr $16, %rax; mov %ax, 0x20e6; mov $0x40003000, %edi;"
+    "xor %r8d, %r8d; movq $0, 0x13018; movl $7, (%rdi); mov %cr2, %r9; movq $0x300001, 0x13018;"
+    "invlpg (%rdi); mov (%rdi), %ebx; movl $9, 4(%rdi); mov $0x40003ffe, %esi; movq $0, 0x13020;"
+    "movq $0x300001, 0x13018; invlpg (%rdi); mov %rsp, %r11; movl $0x01020304, (%rsi); jmp 8f;"
+    "9: inc %r8d; mov (%rsp), %r10; add %r10, %r12; mov %cr2, %rax; shr $12, %eax; and $15, %eax;"
+    "movq $0x300003, 0x13000(,%rax,8); add $8, %rsp; iretq; 8:");
+
+static void test_faults(void)
+{
+    uint64_t *r = g.cpu->reg;
+
+    guest_code(&g, faults, faults_end);
+    ok(guest_run(&g), "page faults are handled");
+    ok(r[9] == 0x40003000 && r[BX] == 7, "not present, then restarted");
+    ok(r[8] == 4 && r[12] == 2 + 3 + 3 + 2, "%llu faults, codes add up to %llu",
+       (unsigned long long)r[8], (unsigned long long)r[12]);
+    ok(memcmp(mem_at(&g.mem, 0x300ffe, 2), "\x04\x03", 2) == 0 && r[11] == r[SP],
+       "store over two faulting pages");
+}
+
 int main(void)
 {
     struct err err = {0};
@@ -138,6 +161,7 @@ int main(void)
     test_smc();
     test_crossing();
     test_devices();
+    test_faults();
     guest_close(&g);
     return tap_done();
 }

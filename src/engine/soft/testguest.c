@@ -2,6 +2,7 @@
 /* The machine of testguest.h. An exception without a test's own handler ends in a stub that stores
  * its vector at GUEST_DATA - 8 and writes the exit port. */
 #include "engine/soft/testguest.h"
+#include <errno.h>
 #include <stdlib.h>
 
 static void exit_write(void *dev, uint64_t offset, uint64_t value, unsigned size)
@@ -9,7 +10,8 @@ static void exit_write(void *dev, uint64_t offset, uint64_t value, unsigned size
     struct guest *g = dev;
 
     g->exited = true;
-    soft_pend(g->cpu, PEND_KICK);
+    for (unsigned i = 0; i < g->vm.cpu_count; i++)
+        soft_pend(g->cpus[i], PEND_KICK);
 }
 
 static uint64_t exit_read(void *dev, uint64_t offset, unsigned size)
@@ -81,7 +83,27 @@ static void put_state(struct soft_cpu *cpu)
     cpu->mxcsr = 0x1f80;
 }
 
-bool guest_open(struct guest *g, struct err *err)
+static bool open_cpu(struct guest *g, unsigned n, struct err *err)
+{
+    struct vcpu *v = &g->vcpu[n];
+    struct soft_cpu *cpu = aligned_alloc(64, align_up(sizeof *cpu, 64));
+
+    if (cpu == NULL)
+        return err_set(err, ENOMEM, "no memory");
+    memset(cpu, 0, sizeof *cpu);
+    v->vm = &g->vm;
+    v->id = n;
+    v->priv = g->cpus[n] = cpu;
+    g->vm.cpu[n] = v;
+    cpu->vcpu = v;
+    cpu->vm = &g->vm;
+    cpu->soft = g->soft;
+    cpu->msr = &g->msr;
+    put_state(cpu);
+    return soft_cpu_open(cpu, err);
+}
+
+bool guest_open_smp(struct guest *g, unsigned cpus, struct err *err)
 {
     static const uint64_t gdt[3] = {0, 0x00af9b000000ffffULL, 0x00cf93000000ffffULL};
 
@@ -93,48 +115,50 @@ bool guest_open(struct guest *g, struct err *err)
         (struct region){.name = "exit", .base = EXIT_PORT, .size = 4, .ops = &exit_ops, .dev = g};
     g->device = (struct region){
         .name = "device", .base = GUEST_DEVICE, .size = 64 * KiB, .ops = &device_ops, .dev = g};
+    g->vm = (struct vm){.mem = &g->mem, .mmio = &g->mmio, .pio = &g->pio, .cpu_count = cpus};
     if (!mem_add(&g->mem, "ram", 0, GUEST_RAM, false, err) ||
-        !bus_add(&g->pio, &g->exit_port, err) || !bus_add(&g->mmio, &g->device, err))
+        !bus_add(&g->pio, &g->exit_port, err) || !bus_add(&g->mmio, &g->device, err) ||
+        !soft_core_open(&g->vm, &g->soft, err))
         return false;
-    g->vm = (struct vm){.mem = &g->mem, .mmio = &g->mmio, .pio = &g->pio, .cpu_count = 1};
-    g->vm.cpu[0] = &g->vcpu;
-    g->vcpu.vm = &g->vm;
-    if (!soft_core_open(&g->vm, &g->soft, err))
-        return false;
-    g->cpu = aligned_alloc(64, align_up(sizeof *g->cpu, 64));
-    memset(g->cpu, 0, sizeof *g->cpu);
-    g->vcpu.priv = g->cpu;
-    g->cpu->vcpu = &g->vcpu;
-    g->cpu->vm = &g->vm;
-    g->cpu->soft = g->soft;
-    g->cpu->msr = &g->msr;
-    put_state(g->cpu);
     put_tables(g);
     put_idt(g);
     mem_write(&g->mem, GUEST_GDT, gdt, sizeof gdt);
-    return soft_cpu_open(g->cpu, err);
+    for (unsigned i = 0; i < cpus; i++) {
+        if (!open_cpu(g, i, err))
+            return false;
+    }
+    g->cpu = g->cpus[0];
+    return true;
+}
+
+bool guest_open(struct guest *g, struct err *err)
+{
+    return guest_open_smp(g, 1, err);
 }
 
 void guest_close(struct guest *g)
 {
-    if (g->cpu)
-        soft_cpu_close(g->cpu);
+    for (unsigned i = 0; i < GUEST_CPUS; i++) {
+        if (g->cpus[i])
+            soft_cpu_close(g->cpus[i]);
+        free(g->cpus[i]);
+    }
     soft_core_close(&g->vm, g->soft);
-    free(g->cpu);
     bus_close(&g->mmio);
     bus_close(&g->pio);
     mem_close(&g->mem);
 }
 
-void guest_code(struct guest *g, const uint8_t *code, const uint8_t *end)
+void guest_code_on(struct guest *g, unsigned n, uint64_t at, const uint8_t *code,
+                   const uint8_t *end)
 {
-    struct soft_cpu *cpu = g->cpu;
+    struct soft_cpu *cpu = g->cpus[n];
 
-    mem_write(&g->mem, GUEST_CODE, code, (size_t)(end - code));
+    mem_write(&g->mem, at, code, (size_t)(end - code));
     memset(cpu->reg, 0, sizeof cpu->reg);
     put_state(cpu);
-    cpu->reg[4] = GUEST_STACK;
-    cpu->rip = cpu->next_rip = GUEST_CODE;
+    cpu->reg[4] = GUEST_STACK - n * 0x10000;
+    cpu->rip = cpu->next_rip = at;
     cpu->cpl = 0;
     cpu->arith = 0x200;
     cpu->rflags = FL_FIXED;
@@ -143,11 +167,16 @@ void guest_code(struct guest *g, const uint8_t *code, const uint8_t *end)
     soft_mode_changed(cpu);
 }
 
+void guest_code(struct guest *g, const uint8_t *code, const uint8_t *end)
+{
+    guest_code_on(g, 0, GUEST_CODE, code, end);
+}
+
 bool guest_run(struct guest *g)
 {
     g->exited = false;
     while (!g->exited) {
-        if (soft_run(&g->vcpu) != VCPU_KICKED)
+        if (soft_run(&g->vcpu[0]) != VCPU_KICKED)
             return false;
     }
     return true;

@@ -18,8 +18,9 @@
 #define GUEST_STACK 0x400000 /* grows down */
 #define GUEST_VIRTUAL                                                                              \
     0x40000000 /* 2 MiB of 4 KiB pages: page tables at GUEST_PT map what a test wants */
-#define GUEST_PT  0x13000
-#define EXIT_PORT 0xf4
+#define GUEST_PT   0x13000
+#define GUEST_CPUS 4
+#define EXIT_PORT  0xf4
 
 /* Machine code between two labels of the test program. */
 #define GUEST_CODE_BYTES(name, text)                                                               \
@@ -31,21 +32,25 @@ struct guest {
     struct vm vm;
     struct mem mem;
     struct bus mmio, pio;
-    struct vcpu vcpu;
+    struct vcpu vcpu[GUEST_CPUS];
     struct region exit_port, device;
-    struct soft_cpu *cpu;
+    struct soft_cpu *cpu, *cpus[GUEST_CPUS]; /* cpu is cpus[0] */
     struct soft_vm *soft;
     struct vcpu_state msr;
-    bool exited;
+    bool exited; /* the exit port was written; with several vCPUs by any */
     /* the device at GUEST_DEVICE: what was written last, how often it was read */
     uint64_t device_value, device_reads, device_writes;
 };
 #define GUEST_DEVICE                                                                               \
     0x10000000 /* 64 KiB of MMIO, mapped by the identity map's second GiB-less part */
 
+/* One vCPU; guest_open_smp makes GUEST_CPUS. */
+bool guest_open_smp(struct guest *g, unsigned cpus, struct err *err);
 bool guest_open(struct guest *g, struct err *err);
 void guest_close(struct guest *g);
 /* Registers to 0, flags cleared, RSP at the stack, RIP at GUEST_CODE with `code` there. */
+void guest_code_on(struct guest *g, unsigned cpu, uint64_t at, const uint8_t *code,
+                   const uint8_t *end);
 void guest_code(struct guest *g, const uint8_t *code, const uint8_t *end);
 /* Runs until the exit port is written. False: it shut down. */
 bool guest_run(struct guest *g);
