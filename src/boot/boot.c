@@ -137,7 +137,7 @@ bool boot_load(struct boot *b, struct mem *mem, const struct layout *layout, gpa
                       .subject = &b->kernel};
 
     ld.map_count = layout_e820(layout, ld.map);
-    if (b->loader->load(&ld, err))
+    if (b->loader->load(&ld, err) && bios_area(&ld, err))
         return true;
     return err_wrap(err, "%s '%s'", ld.subject->role, file_label(ld.subject));
 }

@@ -108,6 +108,9 @@ static void test_one(void)
     ok(same(0x100000, image + 0x10, 0x2000) && same(0x102000, zero, 16),
        "what the addresses say, then bss");
     check_info1(kernel);
+    ok((read32(0x40e) & 0xffff) == 0x9fc0 && (read32(0x413) & 0xffff) == 639 &&
+           read32(0x15 * 4) == 0x500 && same(0x500, "\x55\x89\xe5", 3),
+       "BIOS data area and interrupt table");
     ok(read32(read32(cpu.reg[RBX] + 24)) >= 0x110000, "modules are above bss");
     put_le32(image + AT + 20, 0);
     put_le32(image + AT + 24, 0);
