@@ -220,11 +220,17 @@ static uint32_t emit_variant(unsigned form, bool l, bool w, uint32_t *at, unsign
 
 static unsigned fp_flags(const char *name)
 {
+    static const char *const tiny[] = {"add", "sub",      "mul",      "div", "hadd", "hsub",
+                                       "dpp", "cvtsd2ss", "cvtpd2ps", "fm",  "fnm",  NULL};
     size_t n = strlen(name);
     unsigned flags = THUNK_FP;
 
+    if (starts_with_any(*name == 'v' ? name + 1 : name, tiny))
+        flags |= THUNK_TINY;
     if (name[n - 1] == 's' || strstr(name, "2ps") || strstr(name, "2ss"))
         flags |= THUNK_SINGLE;
+    if (strstr(name, "2ph"))
+        flags |= THUNK_HALF | THUNK_TINY;
     if (n > 2 && name[n - 2] == 's')
         flags |= THUNK_SCALAR;
     return flags;
@@ -255,6 +261,8 @@ static uint32_t emit_form(unsigned form, uint32_t *entry, uint32_t at, unsigned 
     for (unsigned i = 0; i < 4; i++)
         if (place_of(f, i) >= X86_AT_MREG && place_of(f, i) <= X86_AT_MRMREG)
             *flags |= THUNK_MMX;
+    if (strstr(x86_op_name[f->op], "insertps"))
+        *flags |= THUNK_IMM6;
     if (is_fp(x86_op_name[f->op]))
         *flags |= fp_flags(x86_op_name[f->op]);
     return at;

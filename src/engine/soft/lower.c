@@ -500,10 +500,13 @@ static bool lower_branch(struct state *s, struct uop *u)
 {
     unsigned op = x86_form[s->in->form].op;
     bool relative = kind_of(s->in, 0).place == X86_AT_REL;
+    int64_t target = s->at + s->in->length + (int64_t)s->in->imm;
     enum uop_ea ea;
 
     if (!near_branch(s))
         return false;
+    if (relative && target != (int32_t)target)
+        return false; /* farther from the block's start than a uop can say */
     if (op >= X86_JO && op <= X86_JG)
         return lower_jcc(s, u, op - X86_JO);
     if (op == X86_JMP && relative)

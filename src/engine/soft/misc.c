@@ -57,12 +57,16 @@ void op_popf(struct soft_cpu *cpu, const struct insn *in)
 
 void op_clac(struct soft_cpu *cpu, const struct insn *in)
 {
+    if (cpu->cpl)
+        soft_ud(cpu);
     cpu->rflags &= ~(uint64_t)FL_AC;
     soft_mode_changed(cpu);
 }
 
 void op_stac(struct soft_cpu *cpu, const struct insn *in)
 {
+    if (cpu->cpl)
+        soft_ud(cpu);
     cpu->rflags |= FL_AC;
     soft_mode_changed(cpu);
 }

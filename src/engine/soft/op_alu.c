@@ -222,6 +222,8 @@ void soft_op_cmpxchg(struct soft_cpu *cpu, const struct insn *in)
     case 4: CMPXCHG_ONE("lock; cmpxchgl %k[s], (%[p])", o.p, src, acc, f); break;
     default: CMPXCHG_ONE("lock; cmpxchgq %q[s], (%[p])", o.p, src, acc, f); break;
     }
+    if (!in->mem && !(f >> 8 & FL_ZF))
+        o.write = false; /* a register keeps its upper half then */
     operand_close(cpu, &o);
     cpu->arith = f;
     if (!(f >> 8 & FL_ZF)) /* not equal: the accumulator takes what was there */

@@ -38,6 +38,9 @@ enum {
     THUNK_MEM = 2, /* its memory operand is [RDI], not a register */
     THUNK_SINGLE =
         4, /* FP results are 4-byte elements, else 8: for tiny results with unmasked underflow */
+    THUNK_HALF = 128, /* FP results are 2-byte elements */
+    THUNK_TINY = 64,  /* its result can be tiny: underflow */
+    THUNK_IMM6 = 32,  /* INSERTPS: from memory, bits 7-6 of the immediate mean nothing */
     THUNK_MMX = 16,   /* has an MMX register operand */
     THUNK_SCALAR = 8, /* only the lowest element is computed */
 };

@@ -21,9 +21,10 @@ static uint64_t address_mask(const struct insn *in)
     return in->adsize == 8 ? ~0ull : in->adsize == 4 ? 0xffffffffull : 0xffffull;
 }
 
-static uint64_t element_at(const struct insn *in, uint64_t ea, unsigned offset)
+/* Only outside 64-bit mode does an operand that runs over the end of the address space wrap. */
+static uint64_t element_at(const struct soft_cpu *cpu, uint64_t ea, unsigned offset)
 {
-    return (ea + offset) & address_mask(in);
+    return cpu->mode == X86_MODE_64 ? ea + offset : (uint32_t)(ea + offset);
 }
 
 static void load_masked(struct soft_cpu *cpu, const struct insn *in, uint64_t ea, struct masked *m)
@@ -31,7 +32,7 @@ static void load_masked(struct soft_cpu *cpu, const struct insn *in, uint64_t ea
     memset(m->data, 0, sizeof m->data);
     for (unsigned i = 0; i < m->bytes; i += m->element)
         if (enabled(m, i))
-            soft_load_bytes(cpu, in->seg, element_at(in, ea, i), m->data + i, m->element);
+            soft_load_bytes(cpu, in->seg, element_at(cpu, ea, i), m->data + i, m->element);
 }
 
 static void store_masked(struct soft_cpu *cpu, const struct insn *in, uint64_t ea,
@@ -39,10 +40,10 @@ static void store_masked(struct soft_cpu *cpu, const struct insn *in, uint64_t e
 {
     for (unsigned i = 0; i < m->bytes; i += m->element)
         if (enabled(m, i))
-            soft_probe_write(cpu, in->seg, element_at(in, ea, i), m->element);
+            soft_probe_write(cpu, in->seg, element_at(cpu, ea, i), m->element);
     for (unsigned i = 0; i < m->bytes; i += m->element)
         if (enabled(m, i))
-            soft_store_bytes(cpu, in->seg, element_at(in, ea, i), m->data + i, m->element);
+            soft_store_bytes(cpu, in->seg, element_at(cpu, ea, i), m->data + i, m->element);
 }
 
 static void read_vector(struct soft_cpu *cpu, unsigned r, uint8_t *to)
@@ -96,8 +97,8 @@ void op_maskmovq(struct soft_cpu *cpu, const struct insn *in)
     soft_fpu_save(cpu);
     memcpy(m.data, soft_mm(cpu, in->reg), 8);
     memcpy(m.mask, soft_mm(cpu, in->rm), 8);
+    soft_mmx_enter(cpu); /* even if the store faults */
     store_masked(cpu, in, cpu->reg[7] & address_mask(in), &m);
-    soft_mmx_enter(cpu);
 }
 
 /* The address of element `i`: index register elements are signed dwords or qwords. */
@@ -118,8 +119,8 @@ static uint64_t gather_ea(struct soft_cpu *cpu, const struct insn *in, const uin
     return (base + ((uint64_t)value << in->scale) + (uint64_t)(int64_t)in->disp) & address_mask(in);
 }
 
-/* VPGATHERxx, VGATHERxxx. Each element that is loaded clears its mask at once, so a fault in the
- * middle leaves a state from which the instruction goes on. */
+/* VPGATHERxx, VGATHERxxx. Elements are done in order, and each clears its mask (enabled or not), so
+ * a fault in the middle leaves a state from which the instruction goes on. */
 void op_gather(struct soft_cpu *cpu, const struct insn *in)
 {
     bool qword_index = in->opcode & 1;
@@ -134,21 +135,17 @@ void op_gather(struct soft_cpu *cpu, const struct insn *in)
     read_vector(cpu, in->index, index);
     read_vector(cpu, in->reg, result);
     read_vector(cpu, in->vvvv, m.mask);
-    for (unsigned i = 0; i < count;
-         i++) { /* every mask element becomes all zeros or all ones first */
-        memset(m.mask + i * data, enabled(&m, i * data) ? 0xff : 0, data);
+    for (unsigned i = 0; i < count; i++) {
+        if (enabled(&m, i * data)) {
+            soft_load_bytes(cpu, in->seg, gather_ea(cpu, in, index, qword_index, i),
+                            result + i * data, data);
+            write_vector(cpu, in->reg, result);
+        }
+        memset(m.mask + i * data, 0, data);
+        write_vector(cpu, in->vvvv, m.mask);
     }
     memset(m.mask + count * data, 0, sizeof m.mask - count * data);
     memset(result + count * data, 0, sizeof result - count * data);
-    for (unsigned i = 0; i < count; i++) {
-        if (!enabled(&m, i * data))
-            continue;
-        soft_load_bytes(cpu, in->seg, gather_ea(cpu, in, index, qword_index, i), result + i * data,
-                        data);
-        memset(m.mask + i * data, 0, data);
-        write_vector(cpu, in->reg, result);
-        write_vector(cpu, in->vvvv, m.mask);
-    }
     write_vector(cpu, in->reg, result);
     write_vector(cpu, in->vvvv, m.mask);
 }
@@ -159,7 +156,7 @@ void op_vzero(struct soft_cpu *cpu, const struct insn *in)
 
     soft_vec_gate(cpu, X86_GATE_AVX);
     memset(soft_ymm_high(cpu, 0), 0, 16 * registers);
-    if (in->opsize == 32) /* VZEROALL */
+    if (in->op == X86_VZEROALL)
         memset(soft_xmm(cpu, 0), 0, 16 * registers);
 }
 

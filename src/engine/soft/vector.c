@@ -44,17 +44,16 @@ static inline void copy_small(void *dst, const void *src, unsigned size)
     }
 }
 
+/* Alignment is looked at before the segment's limit or a canonical address. */
 static inline uint64_t operand_linear(struct soft_cpu *cpu, const struct insn *in, unsigned size,
                                       uint64_t *ea, enum mem_access access)
 {
     unsigned align = x86_form[in->form].align;
-    uint64_t linear;
 
     *ea = soft_ea(cpu, in);
-    linear = soft_linear(cpu, in->seg, *ea, size, access);
-    if (align > 1 && unlikely(linear & ((align < size ? size : align) - 1)))
+    if (align > 1 && unlikely((cpu->seg[in->seg].base + *ea) & ((align < size ? size : align) - 1)))
         soft_gp(cpu, 0);
-    return linear;
+    return soft_linear(cpu, in->seg, *ea, size, access);
 }
 
 void soft_vec_load(struct soft_cpu *cpu, const struct insn *in, void *dst, unsigned size)
@@ -120,7 +119,6 @@ uint8_t *soft_mm(struct soft_cpu *cpu, unsigned r)
     return cpu->xsave + XSAVE_ST + 16 * ((r - top) & 7);
 }
 
-/* What every MMX instruction but EMMS does: TOP becomes 0, all tags valid. */
 void soft_mmx_enter(struct soft_cpu *cpu)
 {
     uint8_t old[128];
@@ -147,16 +145,17 @@ static void put_mm(struct soft_cpu *cpu, unsigned r, const uint8_t *slot)
  * operation does not report those. */
 static bool tiny_result(const uint8_t *slot, unsigned bytes, unsigned flags)
 {
-    unsigned step = flags & THUNK_SINGLE ? 4 : 8;
+    unsigned step = flags & THUNK_HALF ? 2 : flags & THUNK_SINGLE ? 4 : 8;
+    uint64_t exponent = step == 2 ? 0x7c00 : step == 4 ? 0x7f800000 : 0x7ff0000000000000;
+    uint64_t sign = 1ull << (8 * step - 1);
 
     if (flags & THUNK_SCALAR)
         bytes = step;
     for (unsigned i = 0; i < bytes; i += step) {
-        uint64_t v = 0, exponent = step == 4 ? 0x7f800000ull : 0x7ff0000000000000ull;
+        uint64_t v = 0;
 
         memcpy(&v, slot + i, step);
-        if (!(v & exponent) &&
-            (v & (exponent >> 1 | (exponent - 1) >> 1 | ((exponent & -exponent) - 1))))
+        if (!(v & exponent) && (v & ~sign))
             return true;
     }
     return false;
@@ -175,7 +174,8 @@ static void call_unmasked(struct soft_cpu *cpu, vec_call_fn *call, struct vec_ar
     call(a, thunk);
     raised = _mm_getcsr() & MXCSR_FLAGS;
     _mm_setcsr(MXCSR_DEFAULT);
-    if (!(masks & 0x10) && tiny_result(a->v[1], call == soft_vec_call256 ? 32 : 16, flags))
+    if (!(masks & 0x10) && (flags & THUNK_TINY) &&
+        tiny_result(a->v[1], call == soft_vec_call256 ? 32 : 16, flags))
         raised |= 0x10;
     if (raised & 7 & ~masks)
         raised &= 7; /* an operand is bad: results were not computed */
@@ -213,8 +213,13 @@ static inline const void *thunk_of(const struct soft_cpu *cpu, const struct insn
     bool w = (in->prefix & X86_P_REXW) && cpu->mode == X86_MODE_64;
     uint32_t entry = soft_thunk_offset[4 * in->form + 2 * (in->opsize == 32) + w];
 
-    if (entry & THUNK_IMM)
-        return soft_thunk_code + (entry & ~THUNK_IMM) + 8 * (uint8_t)in->imm;
+    if (entry & THUNK_IMM) {
+        unsigned imm = (uint8_t)in->imm;
+
+        if (unlikely(soft_thunk_flags[in->form] & THUNK_IMM6) && in->mem)
+            imm &= 0x3f;
+        return soft_thunk_code + (entry & ~THUNK_IMM) + 8 * imm;
+    }
     return entry ? soft_thunk_code + entry : NULL;
 }
 
@@ -309,6 +314,8 @@ static inline void run(struct soft_cpu *cpu, const struct insn *in, struct vec_a
     bool mem_thunk = flags & THUNK_MEM;
     bool store = in->mem && (x86_mem_access(in) & 2);
     bool mmx = flags & THUNK_MMX;
+    /* CVTPI2PS and CVTPI2PD from memory touch no MMX register of the guest's. */
+    bool enter = mmx && !(in->mem && x86_operand_kind[f->operand[0]].place == X86_AT_XREG);
     vec_call_fn *call = mmx                ? soft_mmx_call
                         : in->opsize == 32 ? soft_vec_call256
                                            : soft_vec_call128;
@@ -317,15 +324,21 @@ static inline void run(struct soft_cpu *cpu, const struct insn *in, struct vec_a
     soft_vec_gate(cpu, f->gate);
     if (thunk == NULL)
         soft_ud(cpu);
-    if (mmx) {
+    if (enter)
         soft_fpu_wait(cpu);
+    if (mmx)
         soft_fpu_save(cpu);
-    }
     a->mem = buffer;
     for (unsigned i = 0; i < 4 && f->operand[i]; i++)
         gather(cpu, in, f, i, a, mem_thunk);
     if (flags & THUNK_FP) {
-        uint32_t mxcsr = call_fp(cpu, call, a, thunk, flags);
+        uint32_t mxcsr;
+
+        if (store) /* a page fault comes before #XM */
+            soft_probe_write(cpu, in->seg, soft_ea(cpu, in), x86_mem_size(in));
+        if (enter) /* even if the result is refused */
+            soft_mmx_enter(cpu);
+        mxcsr = call_fp(cpu, call, a, thunk, flags);
 
         if (store)
             scatter_memory(cpu, in, f, a, mem_thunk, mmx);
@@ -335,7 +348,7 @@ static inline void run(struct soft_cpu *cpu, const struct insn *in, struct vec_a
         if (store)
             scatter_memory(cpu, in, f, a, mem_thunk, mmx);
     }
-    if (mmx)
+    if (enter)
         soft_mmx_enter(cpu);
     for (unsigned i = 0; i < 4 && f->operand[i]; i++)
         if ((f->access[i] & 2) && !(i == 0 && store))
@@ -381,5 +394,6 @@ void op_emms(struct soft_cpu *cpu, const struct insn *in)
     soft_vec_gate(cpu, X86_GATE_MMX);
     soft_fpu_wait(cpu);
     soft_fpu_save(cpu);
+    soft_mmx_enter(cpu);
     cpu->xsave[4] = 0;
 }

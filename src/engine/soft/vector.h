@@ -62,7 +62,7 @@ uint64_t soft_xcr0_valid(const struct soft_cpu *cpu);
 
 /* MMX register `r` in cpu->xsave; the x87 state must not be live. */
 uint8_t *soft_mm(struct soft_cpu *cpu, unsigned r);
-/* What every MMX instruction but EMMS does: TOP becomes 0, all tags valid. */
+/* What every MMX instruction does: TOP becomes 0, all tags valid (EMMS empties them then). */
 void soft_mmx_enter(struct soft_cpu *cpu);
 
 /* The memory operand in one piece. Alignment, segment and page faults are raised; store may fault

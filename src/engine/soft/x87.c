@@ -81,7 +81,7 @@ void soft_fpu_normalise(struct soft_cpu *cpu)
 
     memcpy(&fcw, cpu->xsave, 2);
     memcpy(&fsw, cpu->xsave + 2, 2);
-    fcw = (fcw & 0x0f3f) | 0x40;
+    fcw = (fcw & 0x1f3f) | 0x40;
     fsw &= (uint16_t) ~(FSW_ES | FSW_B);
     if (fsw & ~fcw & FCW_MASKS)
         fsw |= FSW_ES | FSW_B;
