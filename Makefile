@@ -46,7 +46,7 @@ fuzz:
 	@tools/fuzz
 
 fuzz-cpu: all
-	@$(BUILD)/test/fuzz/cpu/fuzz-cpu --count 10000000
+	@$(BUILD)/test/fuzz/cpu/fuzz-cpu --count 10000000 --jobs $$(nproc)
 
 # The same tests under sanitizers, in build folders of their own.
 asan tsan:
