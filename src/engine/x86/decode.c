@@ -278,8 +278,8 @@ static void set_registers(const struct cursor *c, struct insn *in, const struct 
 {
     if (e->flags & X86_E_PLUS_R)
         in->reg = (opcode & 7) | (in->rex & 1) << 3;
-    else if (e->flags & X86_E_MODRM)
-        in->reg = (in->modrm >> 3 & 7) | (in->rex & 4) << 1;
+    else if (e->flags & X86_E_MODRM) /* as part of the opcode, ModRM.reg is not extended */
+        in->reg = (in->modrm >> 3 & 7) | ((e->mask & 0x38) == 0x38 ? 0 : (in->rex & 4) << 1);
     if (e->flags & X86_E_MODRM && !in->mem)
         in->rm = (in->modrm & 7) | (in->rex & 1) << 3;
     if (e->flags & X86_E_BYTE_REG)
