@@ -43,7 +43,8 @@
     X(LFENCE, soft_op_fence) X(MFENCE, soft_op_fence) X(SFENCE, soft_op_fence) X(CLFLUSH, soft_op_clflush) \
     X(CLFLUSHOPT, soft_op_clflush) X(CLWB, soft_op_clflush) X(PREFETCHW, soft_op_nop) X(PREFETCHNTA, soft_op_nop) \
     X(PREFETCHT0, soft_op_nop) X(PREFETCHT1, soft_op_nop) X(PREFETCHT2, soft_op_nop) X(ENDBR64, soft_op_nop) \
-    X(ENDBR32, soft_op_nop)
+    X(ENDBR32, soft_op_nop) \
+    X(RDRAND, soft_op_rdrand) X(RDSEED, soft_op_rdrand)
 /* clang-format on */
 
 #endif

@@ -104,6 +104,8 @@ struct soft_cpu {
         unsigned len;
     } code_store[2];
     unsigned code_stores;
+    uint64_t random[32], random_state; /* op_random.c */
+    unsigned random_left;
     uint32_t pauses;   /* PAUSE instructions so far */
     bool split_locked; /* this instruction holds soft_vm.split */
     struct soft_tlb *tlb;
