@@ -84,6 +84,7 @@ void queue_break(struct queue *q, const char *why)
     if (q->broken)
         return;
     q->broken = true;
+    q->unpublished = 0; /* the ring is not touched again */
     q->ops->broken(q, why);
 }
 
