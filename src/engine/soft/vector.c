@@ -143,8 +143,10 @@ static void put_mm(struct soft_cpu *cpu, unsigned r, const uint8_t *slot)
 
 /* An underflow that is unmasked is raised for every tiny result, exact ones too; the masked
  * operation does not report those. */
-static bool tiny_result(const uint8_t *slot, unsigned bytes, unsigned flags)
+static bool tiny_result(vec_call_fn *call, const struct vec_args *a, unsigned flags)
 {
+    const uint8_t *slot = flags & THUNK_MEM ? a->mem : a->v[1]; /* to memory: VCVTPS2PH, 8 bytes */
+    unsigned bytes = flags & THUNK_MEM ? 8 : call == soft_vec_call256 ? 32 : 16;
     unsigned step = flags & THUNK_HALF ? 2 : flags & THUNK_SINGLE ? 4 : 8;
     uint64_t exponent = step == 2 ? 0x7c00 : step == 4 ? 0x7f800000 : 0x7ff0000000000000;
     uint64_t sign = 1ull << (8 * step - 1);
@@ -174,8 +176,7 @@ static void call_unmasked(struct soft_cpu *cpu, vec_call_fn *call, struct vec_ar
     call(a, thunk);
     raised = _mm_getcsr() & MXCSR_FLAGS;
     _mm_setcsr(MXCSR_DEFAULT);
-    if (!(masks & 0x10) && (flags & THUNK_TINY) &&
-        tiny_result(a->v[1], call == soft_vec_call256 ? 32 : 16, flags))
+    if (!(masks & 0x10) && (flags & THUNK_TINY) && tiny_result(call, a, flags))
         raised |= 0x10;
     if (raised & 7 & ~masks)
         raised &= 7; /* an operand is bad: results were not computed */
