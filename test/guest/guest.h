@@ -9,11 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-void print(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* %d %u %x %llx %s %c, no widths */
+void print(const char *fmt, ...)
+    __attribute__((format(printf, 1, 2))); /* %d %u %x %llx %s %c, no widths */
 bool ok(bool pass, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* ok, and says what came instead. */
 bool is(uint64_t got, uint64_t want, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 bool tcg(void); /* under QEMU's TCG, which crashes guests where it misses a check */
+void todo(const char *name, const char *why); /* a check that is known to fail */
 void skip(const char *name, const char *why);
 int done(void); /* prints the plan; main's return value */
 _Noreturn void guest_exit(int code);
@@ -48,19 +50,21 @@ static inline uint64_t rdtsc(void)
 
 static inline void cpuid(uint32_t leaf, uint32_t sub, uint32_t out[4])
 {
-    __asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "a"(leaf), "c"(sub));
+    __asm__ volatile("cpuid"
+                     : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
+                     : "a"(leaf), "c"(sub));
 }
 
-#define READ_REG(name)                                                                                                 \
-    static inline uintptr_t read_##name(void)                                                                          \
-    {                                                                                                                  \
-        uintptr_t v;                                                                                                   \
-        __asm__ volatile("mov %%" #name ", %0" : "=r"(v) : : "memory");                                                \
-        return v;                                                                                                      \
-    }                                                                                                                  \
-    static inline void write_##name(uintptr_t v)                                                                       \
-    {                                                                                                                  \
-        __asm__ volatile("mov %0, %%" #name : : "r"(v) : "memory");                                                    \
+#define READ_REG(name)                                                                             \
+    static inline uintptr_t read_##name(void)                                                      \
+    {                                                                                              \
+        uintptr_t v;                                                                               \
+        __asm__ volatile("mov %%" #name ", %0" : "=r"(v) : : "memory");                            \
+        return v;                                                                                  \
+    }                                                                                              \
+    static inline void write_##name(uintptr_t v)                                                   \
+    {                                                                                              \
+        __asm__ volatile("mov %0, %%" #name : : "r"(v) : "memory");                                \
     }
 READ_REG(cr0)
 READ_REG(cr2)
@@ -72,6 +76,10 @@ READ_REG(dr2)
 READ_REG(dr3)
 READ_REG(dr6)
 READ_REG(dr7)
+
+#ifdef __x86_64__
+READ_REG(cr8)
+#endif
 
 static inline void invlpg(uintptr_t at)
 {
@@ -90,7 +98,13 @@ static inline void cpu_pause(void)
     __asm__ volatile("pause" : : : "memory");
 }
 
-enum { RING0_CODE = 0x08, RING0_DATA = 0x10, USER_CODE32 = 0x1b, USER_DATA = 0x23, USER_CODE64 = 0x2b };
+enum {
+    RING0_CODE = 0x08,
+    RING0_DATA = 0x10,
+    USER_CODE32 = 0x1b,
+    USER_DATA = 0x23,
+    USER_CODE64 = 0x2b
+};
 enum { DE, DB, NMI, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF, MF = 16, AC, MC, XM };
 
 #endif

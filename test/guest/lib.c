@@ -57,7 +57,7 @@ static void vprint(const char *f, va_list ap)
         case 'd': {
             int v = va_arg(ap, int);
 
-            put_number(v < 0 ? (uint64_t)-(int64_t)v : (uint64_t)v, 10, v < 0);
+            put_number(v < 0 ? (uint64_t) - (int64_t)v : (uint64_t)v, 10, v < 0);
             break;
         }
         default: put(*f);
@@ -108,6 +108,11 @@ bool is(uint64_t got, uint64_t want, const char *fmt, ...)
 void skip(const char *name, const char *why)
 {
     print("ok %d - %s # SKIP %s\n", ++count, name, why);
+}
+
+void todo(const char *name, const char *why)
+{
+    print("not ok %d - %s # TODO %s\n", ++count, name, why);
 }
 
 bool tcg(void)

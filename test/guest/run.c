@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* guest-run: a machine with nothing but an engine, memory, the debug port 0x402 (shown on stdout) and
- * the exit port 0xf4, for test guests. Loads one image by its Multiboot header.
+/* guest-run: a machine with nothing but an engine, memory, the debug port 0x402 (shown on stdout)
+ * and the exit port 0xf4, for test guests. Loads one image by its Multiboot header.
  *
  *   guest-run [--engine soft] [--cpu MODEL] [--cpus N] [--timeout SECONDS] IMAGE */
 #include "base/clock.h"
@@ -71,8 +71,9 @@ static void on_shutdown(struct vm *vm, struct vcpu *cpu)
 
     if (s) {
         vm->engine->get(cpu, s);
-        printf("# vCPU %u: triple fault at cs:rip %x:%llx, rsp %llx, cr2 %llx\n", cpu->id, s->seg[1].sel,
-               (unsigned long long)s->rip, (unsigned long long)s->reg[4], (unsigned long long)s->cr2);
+        printf("# vCPU %u: triple fault at cs:rip %x:%llx, rsp %llx, cr2 %llx\n", cpu->id,
+               s->seg[1].sel, (unsigned long long)s->rip, (unsigned long long)s->reg[4],
+               (unsigned long long)s->cr2);
     }
     free(s);
     end(3, "triple fault");
@@ -105,7 +106,8 @@ static bool load(const char *path, uint32_t *entry, struct err *err)
         return err_set(err, EINVAL, "%s: no Multiboot header with addresses", path);
     at -= h.header - h.load;
     *entry = h.entry;
-    if (h.load_end - h.load > len - at || mem_write(&run.mem, h.load, image + at, h.load_end - h.load))
+    if (h.load_end - h.load > len - at ||
+        mem_write(&run.mem, h.load, image + at, h.load_end - h.load))
         return err_set(err, EINVAL, "%s: does not fit", path);
     return true;
 }
@@ -145,7 +147,8 @@ static bool assemble(const char *model, unsigned cpus, struct err *err)
     run.vm.mmio = &run.mmio;
     run.vm.pio = &run.pio;
     run.vm.model = &run.model;
-    return cpu_model_parse(&run.model, model, err) && mem_add(&run.mem, "ram", 0, RAM_SIZE, false, err) &&
+    return cpu_model_parse(&run.model, model, err) &&
+           mem_add(&run.mem, "ram", 0, RAM_SIZE, false, err) &&
            bus_add(&run.pio, &run.debug, err) && bus_add(&run.pio, &run.exit, err) &&
            vm_open(&run.vm, &soft_engine, cpus, err);
 }
@@ -167,8 +170,8 @@ static void wait_end(unsigned seconds)
             static struct vcpu_state s;
 
             run.vm.engine->get(run.vm.cpu[i], &s);
-            printf("# vCPU %u at cs:rip %x:%llx rflags %llx run %d\n", i, s.seg[1].sel, (unsigned long long)s.rip,
-                   (unsigned long long)s.rflags, s.run);
+            printf("# vCPU %u at cs:rip %x:%llx rflags %llx run %d\n", i, s.seg[1].sel,
+                   (unsigned long long)s.rip, (unsigned long long)s.rflags, s.run);
         }
         end(124, "timeout");
     }
@@ -176,8 +179,11 @@ static void wait_end(unsigned seconds)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"cpu", 1, NULL, 'c'}, {"cpus", 1, NULL, 'n'}, {"timeout", 1, NULL, 't'}, {"engine", 1, NULL, 'e'}, {0}};
+    static const struct option options[] = {{"cpu", 1, NULL, 'c'},
+                                            {"cpus", 1, NULL, 'n'},
+                                            {"timeout", 1, NULL, 't'},
+                                            {"engine", 1, NULL, 'e'},
+                                            {0}};
     unsigned cpus = 1, timeout = 60;
     const char *model = "";
     struct err err = {0};
@@ -198,8 +204,8 @@ int main(int argc, char **argv)
     }
     if (optind + 1 != argc)
         return 2;
-    if (!assemble(model, cpus, &err) || !load(argv[optind], &entry, &err) || !set_entry(entry, &err) ||
-        !vm_start(&run.vm, &err)) {
+    if (!assemble(model, cpus, &err) || !load(argv[optind], &entry, &err) ||
+        !set_entry(entry, &err) || !vm_start(&run.vm, &err)) {
         fprintf(stderr, "guest-run: %s\n", err.text);
         return 1;
     }
