@@ -8,7 +8,8 @@
 #include "engine/x86/operand.h"
 
 enum x86_class {
-    X86_COPY,   /* may be re-emitted with another memory operand */
+    X86_COPY,   /* may be re-emitted with another memory operand; not if it uses memory that no
+                 * operand   shows: the stack (rSP implicit), XLAT */
     X86_FLOW,   /* changes RIP: branches, calls, returns */
     X86_STRING, /* MOVS, STOS, ... */
     X86_STATE,  /* C handler; system state, ends a block if it can change the mode */

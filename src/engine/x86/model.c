@@ -6,6 +6,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum { HOST, SOFT }; /* who executes a feature's instructions */
 
@@ -135,7 +136,12 @@ static const struct preset {
     {"host", v3, rest, 0x806f8, true},
 };
 
-const char *const cpu_model_names[] = {"x86-64-v2", "x86-64-v3", "host", NULL};
+static const char *const model_names[] = {"x86-64-v2", "x86-64-v3", "host", NULL};
+
+const char *const *cpu_model_names(void)
+{
+    return model_names;
+}
 
 /* Case and the kind of separator do not matter: SSE4_1 is sse4.1. */
 static bool same_name(const char *a, const char *b)
@@ -201,9 +207,9 @@ static bool apply_preset(struct cpu_model *model, const char *name, const uint8_
         return apply_list(model, p, common, wish, err) && apply_list(model, p, p->add, wish, err) &&
                apply_list(model, p, p->add_more, wish, err);
     }
-    if (nearest_word(name, cpu_model_names))
+    if (nearest_word(name, model_names))
         return err_set(err, EINVAL, "unknown cpu model '%s': did you mean %s?", name,
-                       nearest_word(name, cpu_model_names));
+                       nearest_word(name, model_names));
     return err_set(err, EINVAL, "unknown cpu model '%s': x86-64-v2, x86-64-v3 and host are known",
                    name);
 }
@@ -265,7 +271,7 @@ bool cpu_model_parse(struct cpu_model *model, const char *text, struct err *err)
 
     memset(model, 0, sizeof *model);
     if (!text || !*text)
-        text = cpu_model_names[0];
+        text = model_names[0];
     if (strlen(text) >= sizeof copy)
         return err_set(err, EINVAL, "cpu model: longer than %zu characters", sizeof copy - 1);
     strcpy(copy, text);
@@ -283,4 +289,24 @@ bool cpu_model_parse(struct cpu_model *model, const char *text, struct err *err)
     model->tsc_khz = host_tsc_khz();
     model->xcr0_mask = model->feature[X86_F_AVX] ? 7 : model->feature[X86_F_XSAVE] ? 3 : 0;
     return true;
+}
+
+struct cpu_model *cpu_model_new(const char *text, struct err *err)
+{
+    struct cpu_model *model = malloc(sizeof *model);
+
+    if (!model) {
+        err_set(err, ENOMEM, "no memory for a cpu model");
+        return NULL;
+    }
+    if (!cpu_model_parse(model, text, err)) {
+        free(model);
+        return NULL;
+    }
+    return model;
+}
+
+void cpu_model_free(struct cpu_model *model)
+{
+    free(model);
 }

@@ -29,11 +29,15 @@ struct cpuid_context { /* what the answer depends on besides the model */
  * x86-64-v2. "host" is the most that the soft engine can do on this host. */
 bool cpu_model_parse(struct cpu_model *model, const char *text, struct err *err);
 
+/* The same in memory of its own; NULL: see err. free accepts NULL. */
+struct cpu_model *cpu_model_new(const char *text, struct err *err);
+void cpu_model_free(struct cpu_model *model);
+
 void cpu_model_cpuid(const struct cpu_model *model, const struct cpuid_context *context,
                      uint32_t leaf, uint32_t subleaf, uint32_t out[4]); /* EAX EBX ECX EDX */
 
 /* Model names for --help, in the order to show them; NULL after the last. */
-extern const char *const cpu_model_names[];
+const char *const *cpu_model_names(void);
 
 static inline bool cpu_model_has(const struct cpu_model *model, enum x86_feature feature)
 {

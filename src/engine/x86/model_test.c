@@ -4,6 +4,7 @@
 #include "engine/x86/model.h"
 #include "engine/x86/msr.h"
 #include "tap.h"
+#include <errno.h>
 
 static bool parses(struct cpu_model *m, const char *text)
 {
@@ -43,6 +44,14 @@ static void test_names(void)
        "what is added brings what it needs");
     ok(parses(&m, "x86-64-v2,-sse3") && !m.feature[X86_F_SSE42] && m.feature[X86_F_SSE2],
        "what needs a removed feature goes too");
+    for (const char *const *name = cpu_model_names(); *name; name++) {
+        struct err err = {0};
+        struct cpu_model *own = cpu_model_new(*name, &err);
+
+        ok(own ? !strcmp(own->name, *name) : err.code == ENOTSUP, "%s: %s", *name,
+           own ? "there" : err.text);
+        cpu_model_free(own);
+    }
     refuses("x86-64-v4", "x86-64-v");
     refuses("x86-64-v2,+avx512", "avx");
     refuses("x86-64-v2,erms", "+ or -");
