@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Test Anything Protocol for plain C test programs: ok() per check, tap_done() at the end of main. */
+/* Test Anything Protocol for plain C test programs: ok() per check, tap_done() at the end of main.
+ */
 #ifndef HULL_TAP_H
 #define HULL_TAP_H
 

@@ -9,11 +9,11 @@
 #include <string.h>
 #include <sys/types.h>
 
-#define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
-#define likely(x)              __builtin_expect(!!(x), 1)
-#define unlikely(x)            __builtin_expect(!!(x), 0)
-#define BIT(n)                 (1ULL << (n))
-#define ARRAY_SIZE(a)          (sizeof(a) / sizeof((a)[0]))
+#define PRINTF_LIKE(fmt, args)          __attribute__((format(printf, fmt, args)))
+#define likely(x)                       __builtin_expect(!!(x), 1)
+#define unlikely(x)                     __builtin_expect(!!(x), 0)
+#define BIT(n)                          (1ULL << (n))
+#define ARRAY_SIZE(a)                   (sizeof(a) / sizeof((a)[0]))
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 #define KiB (1ULL << 10)
@@ -44,7 +44,8 @@ static inline bool is_power_of_2(uint64_t x)
     return x && !(x & (x - 1));
 }
 
-/* `to` is a power of two. align_up wraps to 0 past the last multiple: check first where it matters. */
+/* `to` is a power of two. align_up wraps to 0 past the last multiple: check first where it matters.
+ */
 static inline uint64_t align_down(uint64_t x, uint64_t to)
 {
     return x & ~(to - 1);
@@ -55,7 +56,8 @@ static inline uint64_t align_up(uint64_t x, uint64_t to)
     return align_down(x + to - 1, to);
 }
 
-/* Little-endian values at any alignment. hull runs on x86-64 hosts only, so these are plain moves. */
+/* Little-endian values at any alignment. hull runs on x86-64 hosts only, so these are plain moves.
+ */
 static inline uint16_t le16(const void *p)
 {
     uint16_t v;

@@ -38,8 +38,8 @@ static inline void list_remove(struct list *item)
 
 #define list_for(var, head) for (struct list *var = (head)->next; var != (head); var = var->next)
 /* The body may remove `var`. */
-#define list_for_safe(var, head)                                                                  \
-    for (struct list *var = (head)->next, *var##_next = var->next; var != (head);                 \
+#define list_for_safe(var, head)                                                                   \
+    for (struct list *var = (head)->next, *var##_next = var->next; var != (head);                  \
          var = var##_next, var##_next = var->next)
 
 #endif

@@ -101,7 +101,8 @@ bool enter_long(struct load *ld, uint64_t rip, uint64_t rsi,
                 struct err *err);                                /* 64-bit, 4 GiB mapped 1:1 */
 bool enter_flat(struct load *ld, uint32_t eip, struct err *err); /* 32-bit, no paging */
 
-/* bios.c: interrupt table and BIOS data in the first page, unless the kernel is there. Call it last. */
+/* bios.c: interrupt table and BIOS data in the first page, unless the kernel is there. Call it
+ * last. */
 bool bios_area(struct load *ld, struct err *err);
 
 /* linux.c: completes the zero page whose setup header the loader has filled, places it, and enters.

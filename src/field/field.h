@@ -17,7 +17,8 @@ enum field_kind {
     FIELD_SIZE_KIND,  /* u64 with K, M, G, T suffixes in options; saved as u64 */
     FIELD_TEXT_KIND,  /* char[count], NUL-terminated */
     FIELD_BYTES_KIND, /* uint8_t[count], saved whole; not an option */
-    FIELD_TABLE_KIND, /* nested struct, `count` of them, each `stride` bytes, described by `table` */
+    FIELD_TABLE_KIND, /* nested struct, `count` of them, each `stride` bytes, described by `table`
+                       */
     FIELD_ENUM_KIND,  /* 1, 2 or 4 bytes (`stride`); `names` lists the words, index = value */
 };
 
@@ -72,7 +73,8 @@ void stream_free(struct stream *s);
  * "key" alone means "key=on" for a bool. Arrays, bytes and nested tables are not options. */
 bool field_parse(const struct field *table, void *to, const char *text, struct err *err);
 /* One "key", "value" pair; field_parse is a loop over this. */
-bool field_set(const struct field *table, void *to, const char *key, const char *value, struct err *err);
+bool field_set(const struct field *table, void *to, const char *key, const char *value,
+               struct err *err);
 /* One "key=value  help" line per option. */
 void field_help(const struct field *table, FILE *out, unsigned indent);
 

@@ -5,8 +5,9 @@
  * allocation, no opaque pointer. Everything but loop_post and loop_quit belongs to the thread that
  * runs the loop. One loop runs in one thread; a machine may have several.
  *
- * A turn: hand queued file requests to the kernel, wait, ready() of watches, fire() of timers, run()
- * of calls, done() of file requests. Any callback may add, change or remove any watch or timer, and may take turns itself. */
+ * A turn: hand queued file requests to the kernel, wait, ready() of watches, fire() of timers,
+ * run() of calls, done() of file requests. Any callback may add, change or remove any watch or
+ * timer, and may take turns itself. */
 #ifndef HULL_LOOP_H
 #define HULL_LOOP_H
 
@@ -48,7 +49,8 @@ void loop_forget(struct loop *l, struct watch *w); /* no ready() after this retu
 void loop_at(struct loop *l, struct timer *t, uint64_t at_ns); /* re-arms if armed */
 void loop_cancel(struct loop *l, struct timer *t);             /* idempotent */
 void loop_post(struct loop *l, struct call *c);                /* any thread */
-/* Takes back a posted call, so that its owner may go; nobody may be posting it meanwhile. Idempotent. */
+/* Takes back a posted call, so that its owner may go; nobody may be posting it meanwhile.
+ * Idempotent. */
 void loop_unpost(struct loop *l, struct call *c);
 
 #endif

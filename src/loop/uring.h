@@ -19,8 +19,9 @@ struct file_req { /* the submitter's memory, lent until done() */
     uint64_t offset, length;
     const struct iovec *iov;
     int iov_count;
-    void (*done)(struct file_req *req, int result); /* bytes or -errno; from the loop, never inside submit */
-    struct list link;                               /* the loop's */
+    void (*done)(struct file_req *req,
+                 int result); /* bytes or -errno; from the loop, never inside submit */
+    struct list link;         /* the loop's */
     int result;
 };
 
