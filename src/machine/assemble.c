@@ -2,9 +2,8 @@
 /* From a config to a machine: memory, engine, board, disks, networks, virtio, ACPI tables, QMP. Each
  * step is one function; the order is that of machine_assemble at the end. */
 #include "machine/machine.h"
-#include "boot/acpi.h"
-#include "boot/smbios.h"
-#include "dev/board.h"
+#include "dev/chardev.h"
+#include "dev/types.h"
 #include "engine/choose.h"
 #include "engine/x86/model.h"
 #include "loop/uring.h"
@@ -42,8 +41,7 @@ static bool add_cpus(struct machine *m, struct err *err)
 {
     struct engine_choice choice;
 
-    m->model = cpu_model_new(m->config.cpu, err);
-    if (!m->model)
+    if (!cpu_model_parse(&m->model, m->config.cpu, err))
         return err_wrap(err, "--cpu %s", m->config.cpu);
     if (!engine_choose(m->config.engine, &choice, err))
         return false;
@@ -51,46 +49,35 @@ static bool add_cpus(struct machine *m, struct err *err)
     m->vm.mem = &m->mem;
     m->vm.mmio = &m->mmio;
     m->vm.pio = &m->pio;
-    m->vm.model = m->model;
+    m->vm.model = &m->model;
     m->vm.random_seed = m->config.random_seed;
     return vm_open(&m->vm, choice.ops, m->config.cpus, err);
 }
 
-/* ---- consoles ---- */
+/* ---- the board and its consoles ---- */
 
-/* none, fd:N, file:F, unix:S as a chardev; NULL and no error for none. */
-static bool open_console(struct machine *m, const char *option, const char *text, struct chardev **c,
-                         struct err *err)
+/* A machine holds few streams: a serial port, a virtio console, its ports. */
+static bool open_stream(struct machine *m, const char *option, const char *spec, struct chardev **c,
+                        struct err *err)
 {
-    *c = NULL;
-    if (!strcmp(text, "none") || !*text)
-        return true;
-    if (!strncmp(text, "fd:", 3))
-        *c = chardev_fd(m->loop, atoi(text + 3), err);
-    else if (!strncmp(text, "file:", 5))
-        *c = chardev_file(m->loop, text + 5, err);
-    else if (!strncmp(text, "unix:", 5))
-        *c = chardev_unix(m->loop, text + 5, err);
-    else
-        return err_set(err, EINVAL, "%s %s: must be stdio, none, file:F or unix:S", option, text);
-    return *c || err_wrap(err, "%s %s", option, text);
+    *c = chardev_open(m->loop, spec, err);
+    if (!*c)
+        return err_wrap(err, "%s %s", option, spec);
+    m->stream[m->stream_count++] = *c;
+    return true;
 }
 
 static bool add_board(struct machine *m, struct err *err)
 {
-    struct chardev *serial;
+    struct board_parts parts = {.debug_exit = m->config.debug_exit};
 
     m->board.mem = &m->mem;
     m->board.mmio = &m->mmio;
     m->board.pio = &m->pio;
     m->board.loop = m->loop;
     m->board.cpu_count = m->config.cpus;
-    return open_console(m, "--serial", m->config.serial, &serial, err) &&
-           board_add_standard(&m->board, &(struct board_parts){
-                                             .layout = &m->layout,
-                                             .serial = serial,
-                                             .debug_exit = m->config.debug_exit,
-                                         }, err);
+    return open_stream(m, "--serial", m->config.serial, &parts.serial[0], err) &&
+           board_attach(&m->board, &parts, err);
 }
 
 /* ---- disks ---- */
@@ -168,4 +155,51 @@ static bool add_nets(struct machine *m, struct err *err)
         if (!add_net(m, i, err))
             return false;
     return true;
+}
+
+/* ---- the rest of virtio ---- */
+
+static bool add_console(struct machine *m, struct err *err)
+{
+    struct chardev *console = NULL;
+    struct device *dev;
+
+    if (strcmp(m->config.console, "none") &&
+        !open_stream(m, "--console", m->config.console, &console, err))
+        return false;
+    if (!console && !m->config.port_count)
+        return true;
+    dev = virtio_console_new("console0", console);
+    for (unsigned i = 0; dev && i < m->config.port_count; i++) {
+        const struct config_port *p = &m->config.port[i];
+        struct chardev *stream;
+        char spec[sizeof p->socket + 8];
+
+        snprintf(spec, sizeof spec, "unix:%s", p->socket);
+        if (!open_stream(m, "--port", spec, &stream, err) ||
+            !virtio_console_add_port(dev, p->name, stream, err))
+            return false;
+    }
+    return device_attach(&m->board, dev, err);
+}
+
+static bool add_small_devices(struct machine *m, struct err *err)
+{
+    uint64_t seed = m->config.has_random_seed ? m->config.random_seed : 0;
+
+    return device_attach(&m->board, virtio_rng_new("rng0", seed), err) &&
+           (!m->config.balloon || device_attach(&m->board, virtio_balloon_new("balloon0"), err));
+}
+
+static bool add_qmp(struct machine *m, struct err *err)
+{
+    m->qmp = qmp_open(m, m->config.qmp, err);
+    return m->qmp && (!m->config.control_fd || qmp_add_client(m->qmp, (int)m->config.control_fd, err));
+}
+
+bool machine_assemble(struct machine *m, struct err *err)
+{
+    return add_memory(m, err) && add_cpus(m, err) && add_board(m, err) && add_disks(m, err) &&
+           add_nets(m, err) && add_console(m, err) && add_small_devices(m, err) &&
+           add_qmp(m, err);
 }

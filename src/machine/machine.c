@@ -8,10 +8,11 @@
 #include "machine/machine.h"
 #include "base/clock.h"
 #include "dev/irqchip.h"
-#include "dev/pm.h"
+#include "dev/types.h"
 #include "machine/qmp.h"
 #include "virtio/devices.h"
 #include <errno.h>
+#include <sys/random.h>
 
 const char *const run_state_name[] = {"prelaunch", "running",        "paused",
                                       "shutdown",  "guest-panicked", "internal-error"};
@@ -48,7 +49,7 @@ static int vm_pic_ack(struct vm *vm)
 {
     struct machine *m = container_of(vm, struct machine, vm);
 
-    return irqchip_pic_ack(&m->board);
+    return irqchip_ack(&m->board);
 }
 
 static const struct vm_events vm_events = {
@@ -86,7 +87,19 @@ static void on_power(struct board *b, enum power_event what, uint32_t code)
     }
 }
 
-static const struct board_ops board_ops = {.irq = on_irq, .msi = on_msi, .power = on_power};
+static void on_intr(struct board *b, bool level)
+{
+    struct machine *m = container_of(b, struct machine, board);
+
+    m->vm.engine->intr(&m->vm, level);
+}
+
+static const struct board_ops board_ops = {
+    .irq = on_irq,
+    .msi = on_msi,
+    .power = on_power,
+    .intr = on_intr,
+};
 
 /* ---- the main thread ---- */
 
@@ -196,12 +209,24 @@ static void timed_out(struct timer *t)
     machine_quit(m, MACHINE_TIMEOUT, "host-signal");
 }
 
+/* A random (version 4) UUID, or one that --random-seed repeats. */
+static void make_uuid(struct machine *m)
+{
+    if (m->config.has_random_seed)
+        memcpy(m->uuid, &m->config.random_seed, sizeof m->config.random_seed);
+    else if (getrandom(m->uuid, sizeof m->uuid, 0) != sizeof m->uuid)
+        memset(m->uuid, 0, sizeof m->uuid);
+    m->uuid[6] = (uint8_t)((m->uuid[6] & 0x0f) | 0x40);
+    m->uuid[8] = (uint8_t)((m->uuid[8] & 0x3f) | 0x80);
+}
+
 bool machine_open(struct machine *m, const struct config *config, struct err *err)
 {
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->attend.run = attend;
     m->timeout.fire = timed_out;
+    make_uuid(m);
     mem_init(&m->mem);
     bus_init(&m->mmio, UINT64_MAX);
     bus_init(&m->pio, 0x10000);
@@ -209,7 +234,7 @@ bool machine_open(struct machine *m, const struct config *config, struct err *er
     m->vm.events = &vm_events;
     board_init(&m->board, &board_ops);
     m->loop = loop_open(err);
-    if (m->loop && machine_assemble(m, err) && machine_load(m, err))
+    if (m->loop && machine_open_kernel(m, err) && machine_assemble(m, err) && machine_load(m, err))
         return true;
     machine_close(m);
     return false;
@@ -235,13 +260,18 @@ void machine_close(struct machine *m)
     vm_close(&m->vm);
     qmp_close(m->qmp);
     board_close(&m->board);
-    for (unsigned i = 0; i < MACHINE_DISKS; i++)
+    for (unsigned i = 0; i < CONFIG_DISKS; i++)
         block_close(m->disk[i]);
+    for (unsigned i = 0; i < CONFIG_NETS; i++)
+        if (m->net[i])
+            m->net[i]->ops->close(m->net[i]);
+    for (unsigned i = 0; i < m->stream_count; i++)
+        chardev_close(m->stream[i]);
+    boot_close(m->boot);
     if (m->loop)
         loop_cancel(m->loop, &m->timeout);
     loop_close(m->loop);
     bus_close(&m->mmio);
     bus_close(&m->pio);
     mem_close(&m->mem);
-    cpu_model_free(m->model);
 }

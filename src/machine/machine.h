@@ -8,12 +8,14 @@
 #define HULL_MACHINE_H
 
 #include "block/block.h"
+#include "boot/boot.h"
 #include "bus/device.h"
 #include "config/config.h"
+#include "dev/chardev.h"
 #include "engine/engine.h"
+#include "engine/x86/model.h"
 #include "loop/loop.h"
-
-#define MACHINE_DISKS CONFIG_DISKS
+#include "net/net.h"
 
 enum run_state { /* as QMP's RunState names them: see run_state_name */
     RUN_PRELAUNCH,
@@ -33,7 +35,6 @@ enum { /* exit statuses of hull-vmm and hull run */
     MACHINE_TIMEOUT = 124,
 };
 
-struct irqchip;
 struct qmp;
 
 struct machine {
@@ -43,9 +44,14 @@ struct machine {
     struct bus mmio, pio;
     struct board board;
     struct vm vm;
-    struct cpu_model *model;
-    gpa rsdp; /* ACPI tables in guest memory */
-    struct block *disk[MACHINE_DISKS];
+    struct cpu_model model;
+    struct layout layout;
+    uint8_t uuid[16]; /* RFC 4122 order; SMBIOS shows it */
+    struct boot *boot; /* the kernel's open files: read again at every reset */
+    struct block *disk[CONFIG_DISKS];
+    struct net *net[CONFIG_NETS];
+    struct chardev *stream[CONFIG_PORTS + 2];
+    unsigned stream_count;
     struct qmp *qmp;
     enum run_state state;
     int status; /* exit status once the loop ends */
@@ -72,8 +78,9 @@ void machine_resize_console(struct machine *m, uint16_t columns, uint16_t rows);
 
 /* ---- assemble.c ---- */
 bool machine_assemble(struct machine *m, struct err *err);
-/* ---- load.c ---- */
-bool machine_load(struct machine *m, struct err *err); /* kernel into memory, boot vCPU's state */
+/* ---- load.c: what the guest finds in memory at power-on and after each reset ---- */
+bool machine_open_kernel(struct machine *m, struct err *err);
+bool machine_load(struct machine *m, struct err *err);
 /* ---- sandbox.c ---- */
 bool sandbox_drop_user(const char *user, struct err *err);
 bool sandbox_fence(const struct config *config, struct err *err);  /* files: before threads start */
