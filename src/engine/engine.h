@@ -53,6 +53,7 @@ struct vcpu {
     struct vm *vm;
     unsigned id; /* also the APIC id */
     pthread_t thread;
+    _Atomic int tid; /* the thread's, for people and their tools; 0 before it runs */
     bool started;
     bool stopped; /* after a triple fault, until the machine is reset; under vm->lock */
     _Atomic uint64_t instructions; /* counted if the engine can; for statistics and benchmarks */

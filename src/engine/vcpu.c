@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 void vm_init(struct vm *vm)
 {
@@ -122,6 +123,7 @@ static void *vcpu_main(void *arg)
 
     snprintf(name, sizeof name, "vcpu%u", cpu->id);
     prctl(PR_SET_NAME, name);
+    atomic_store(&cpu->tid, gettid());
     prctl(PR_SET_TIMERSLACK, 1); /* the guest's timers are precise to what the host can do */
     vcpu_loop(cpu);
     return NULL;

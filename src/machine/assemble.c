@@ -146,7 +146,7 @@ static bool add_net(struct machine *m, unsigned i, struct err *err)
         net_mac_make(mac, m->config.name[0] ? m->config.name : NULL, i);
     m->net[i] = open_net(m, c, &n, err);
     snprintf(id, sizeof id, "net%u", i);
-    return m->net[i] && device_attach(&m->board, virtio_net_new(id, &m->net[i], 1, mac, n.mtu), err);
+    return m->net[i] && device_attach(&m->board, virtio_net_new(id, m->net[i], mac, n.mtu), err);
 }
 
 static bool add_nets(struct machine *m, struct err *err)
