@@ -129,24 +129,40 @@ static struct net *open_net(struct machine *m, const struct config_net *c, const
     return NULL;
 }
 
+/* One backend for each pair of queues: only a tap has more than one. */
+static bool open_pairs(struct machine *m, unsigned i, const struct net_config *n, uint16_t *pairs,
+                       struct err *err)
+{
+    *pairs = n->kind == NET_TAP && n->queues ? n->queues : 1;
+    if (*pairs > MACHINE_NET_PAIRS)
+        return err_set(err, EINVAL, "queues=%u: at most %d", *pairs, MACHINE_NET_PAIRS);
+    for (unsigned k = 0; k < *pairs; k++) {
+        m->net[i][k] = open_net(m, &m->config.net[i], n, err);
+        if (!m->net[i][k])
+            return false;
+    }
+    return true;
+}
+
 static bool add_net(struct machine *m, unsigned i, struct err *err)
 {
     const struct config_net *c = &m->config.net[i];
     struct net_config n;
     uint8_t mac[6];
+    uint16_t pairs;
     char id[16];
 
     if (!net_config_parse(&n, c->text, err))
-        return err_wrap(err, "--net %s", c->text);
+        return false;
     if (n.kind == NET_NONE)
         return true;
     if (n.mac[0] && !net_mac_parse(mac, n.mac, err))
         return err_wrap(err, "--net %s", c->text);
     if (!n.mac[0])
         net_mac_make(mac, m->config.name[0] ? m->config.name : NULL, i);
-    m->net[i] = open_net(m, c, &n, err);
     snprintf(id, sizeof id, "net%u", i);
-    return m->net[i] && device_attach(&m->board, virtio_net_new(id, m->net[i], mac, n.mtu), err);
+    return open_pairs(m, i, &n, &pairs, err) &&
+           device_attach(&m->board, virtio_net_new(id, m->net[i], pairs, mac, n.mtu), err);
 }
 
 static bool add_nets(struct machine *m, struct err *err)

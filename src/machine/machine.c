@@ -262,9 +262,12 @@ void machine_close(struct machine *m)
     board_close(&m->board);
     for (unsigned i = 0; i < CONFIG_DISKS; i++)
         block_close(m->disk[i]);
-    for (unsigned i = 0; i < CONFIG_NETS; i++)
-        if (m->net[i])
-            m->net[i]->ops->close(m->net[i]);
+    for (unsigned i = 0; i < CONFIG_NETS * MACHINE_NET_PAIRS; i++) {
+        struct net *n = m->net[i / MACHINE_NET_PAIRS][i % MACHINE_NET_PAIRS];
+
+        if (n)
+            n->ops->close(n);
+    }
     for (unsigned i = 0; i < m->stream_count; i++)
         chardev_close(m->stream[i]);
     boot_close(m->boot);

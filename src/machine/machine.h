@@ -17,6 +17,8 @@
 #include "loop/loop.h"
 #include "net/net.h"
 
+#define MACHINE_NET_PAIRS 8
+
 enum run_state { /* as QMP's RunState names them: see run_state_name */
     RUN_PRELAUNCH,
     RUN_RUNNING,
@@ -49,7 +51,7 @@ struct machine {
     uint8_t uuid[16]; /* RFC 4122 order; SMBIOS shows it */
     struct boot *boot; /* the kernel's open files: read again at every reset */
     struct block *disk[CONFIG_DISKS];
-    struct net *net[CONFIG_NETS];
+    struct net *net[CONFIG_NETS][MACHINE_NET_PAIRS];
     struct chardev *stream[CONFIG_PORTS + 2];
     unsigned stream_count;
     struct qmp *qmp;

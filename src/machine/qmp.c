@@ -35,11 +35,12 @@ struct qmp {
 
 static void drop(struct client *c)
 {
-    struct machine *m = c->qmp->machine;
     bool essential = c->essential;
+    struct machine *m;
 
     if (!c->used)
         return;
+    m = c->qmp->machine;
     loop_forget(m->loop, &c->watch);
     close(c->watch.fd);
     free(c->in);
