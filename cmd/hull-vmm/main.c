@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* hull-vmm: one running machine. Reads its config as JSON, builds the machine, fences itself in, runs.
+/* hull-vmm: one running machine. Reads its config as JSON, builds the machine, fences itself in,
+ * runs.
  *
  * It is started by hull and hulld, which own terminals, networks and names; run by hand it needs a
  * JSON file: hull-vmm --config machine.json. */
@@ -24,7 +25,8 @@ static struct config config;
 static void print_help(void)
 {
     printf("Usage: hull-vmm --config FILE | --config-fd N\n\n"
-           "Runs one machine from its JSON description. hull run makes that from options; see man hull-vmm.\n\n"
+           "Runs one machine from its JSON description. hull run makes that from options; see man "
+           "hull-vmm.\n\n"
            "Example:\n  hull-vmm --config machine.json\n");
 }
 
@@ -52,7 +54,8 @@ static bool read_config(int argc, char **argv, struct err *err)
     ssize_t got = -1;
     bool good = fd >= 0 && text;
 
-    while (good && len < CONFIG_BYTES_MAX && (got = read(fd, text + len, CONFIG_BYTES_MAX - len)) > 0)
+    while (good && len < CONFIG_BYTES_MAX &&
+           (got = read(fd, text + len, CONFIG_BYTES_MAX - len)) > 0)
         len += (size_t)got;
     if (good && got)
         good = err_set(err, EINVAL, "the configuration cannot be read, or is over 1 MiB");

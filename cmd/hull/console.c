@@ -76,7 +76,8 @@ static void tell_size(const struct relay *r)
 
     if (r->control >= 0 && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size))
         dprintf(r->control,
-                "{\"execute\": \"x-hull-console-size\", \"arguments\": {\"columns\": %u, \"rows\": %u}}\n",
+                "{\"execute\": \"x-hull-console-size\", \"arguments\": {\"columns\": %u, \"rows\": "
+                "%u}}\n",
                 size.ws_col, size.ws_row);
 }
 
@@ -109,7 +110,8 @@ static bool escape_key(struct relay *r, char key)
     return false;
 }
 
-/* Takes the commands out of `bytes`; returns how many are left to send. Only a terminal has them. */
+/* Takes the commands out of `bytes`; returns how many are left to send. Only a terminal has them.
+ */
 static size_t filter_escapes(struct relay *r, char *bytes, size_t len)
 {
     size_t kept = 0;
@@ -241,7 +243,8 @@ static void relay_until_end(struct relay *r, int child_fd)
 
 bool console_run(int console, int control, pid_t child, int *status, struct err *err)
 {
-    struct relay r = {.console = console, .control = control, .child = child, .signals = open_signals()};
+    struct relay r = {
+        .console = console, .control = control, .child = child, .signals = open_signals()};
     int child_fd = pidfd_open(child, 0);
 
     if (child_fd < 0 || r.signals < 0)

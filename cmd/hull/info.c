@@ -14,9 +14,10 @@
 
 static void print_help(void)
 {
-    printf("Usage: hull info [--json]\n\n"
-           "Tells which engine this host gives machines and why, and what would make them faster.\n\n"
-           "Examples:\n  hull info\n  hull info --json\n");
+    printf(
+        "Usage: hull info [--json]\n\n"
+        "Tells which engine this host gives machines and why, and what would make them faster.\n\n"
+        "Examples:\n  hull info\n  hull info --json\n");
 }
 
 static bool has_uring(void)
@@ -56,11 +57,11 @@ static json_t *gather(void)
     engine_choose("auto", &choice, NULL);
     uname(&host);
     sysinfo(&memory);
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:b, s:b, s:b, s:o}", "version", HULL_VERSION, "kernel",
-                     host.release, "engine", choice.ops->name, "reason", choice.reason, "cpus",
-                     get_nprocs(), "memory", (json_int_t)memory.totalram * memory.mem_unit, "kvm_device",
-                     !access("/dev/kvm", F_OK), "io_uring", has_uring(), "tap", can_open("/dev/net/tun"),
-                     "cpu_models", model_list());
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:b, s:b, s:b, s:o}", "version", HULL_VERSION,
+                     "kernel", host.release, "engine", choice.ops->name, "reason", choice.reason,
+                     "cpus", get_nprocs(), "memory", (json_int_t)memory.totalram * memory.mem_unit,
+                     "kvm_device", !access("/dev/kvm", F_OK), "io_uring", has_uring(), "tap",
+                     can_open("/dev/net/tun"), "cpu_models", model_list());
 }
 
 static const char *member(json_t *info, const char *name)
@@ -78,12 +79,14 @@ static void print_text(json_t *info)
     printf("host       %lld CPUs, %lld MiB memory\n",
            (long long)json_integer_value(json_object_get(info, "cpus")),
            (long long)json_integer_value(json_object_get(info, "memory")) >> 20);
-    printf("disks      %s\n", json_is_true(json_object_get(info, "io_uring"))
-                                  ? "io_uring"
-                                  : "a thread pool: this kernel or container forbids io_uring, which is faster");
-    printf("network    user%s\n", json_is_true(json_object_get(info, "tap"))
-                                      ? ", tap"
-                                      : "; no tap: /dev/net/tun cannot be opened (modprobe tun, or be in its group)");
+    printf("disks      %s\n",
+           json_is_true(json_object_get(info, "io_uring"))
+               ? "io_uring"
+               : "a thread pool: this kernel or container forbids io_uring, which is faster");
+    printf("network    user%s\n",
+           json_is_true(json_object_get(info, "tap"))
+               ? ", tap"
+               : "; no tap: /dev/net/tun cannot be opened (modprobe tun, or be in its group)");
     printf("--cpu     ");
     json_array_foreach(json_object_get(info, "cpu_models"), i, model)
         printf(" %s", json_string_value(model));

@@ -17,10 +17,10 @@ static const struct verb {
 
 /* Verbs of DESIGN.md section 9 that come with later work; named so that the error can say so. */
 static const char *const later[] = {
-    "disk",  "snapshot", "restore", "clone", "create", "start",   "stop",    "kill",   "pause",
-    "resume", "reboot",  "list",    "show",  "edit",   "delete",  "console", "log",    "exec",
-    "copy",  "stats",    "pool",    "volume", "network", "migrate", "host",  "events", "top",
-    NULL,
+    "disk",   "snapshot", "restore", "clone",  "create", "start", "stop",
+    "kill",   "pause",    "resume",  "reboot", "list",   "show",  "edit",
+    "delete", "console",  "log",     "exec",   "copy",   "stats", "pool",
+    "volume", "network",  "migrate", "host",   "events", "top",   NULL,
 };
 
 static void print_help(FILE *out)
@@ -63,8 +63,8 @@ static int unknown_verb(const char *name)
             return usage_error("", &err);
         }
     near = nearest_word(name, names);
-    err_set(&err, EINVAL, "%s: no such verb%s%s%s", name, near ? ", did you mean " : "", near ? near : "",
-            near ? "?" : "");
+    err_set(&err, EINVAL, "%s: no such verb%s%s%s", name, near ? ", did you mean " : "",
+            near ? near : "", near ? "?" : "");
     return usage_error("", &err);
 }
 

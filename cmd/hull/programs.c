@@ -28,8 +28,8 @@ bool program_find(const char *name, char *path, size_t size, struct err *err)
         if (!access(path, X_OK))
             return true;
     }
-    return err_set(err, ENOENT, "%s is missing: it belongs beside %s/hull or in %s/../libexec/hull", name,
-                   self, self);
+    return err_set(err, ENOENT, "%s is missing: it belongs beside %s/hull or in %s/../libexec/hull",
+                   name, self, self);
 }
 
 static void keep_only(const int *keep)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* hull run: one machine in the foreground.
  *
- *   arguments -> config -> network helpers -> hull-vmm (config as JSON in a memfd) -> console until the end
+ *   arguments -> config -> network helpers -> hull-vmm (config as JSON in a memfd) -> console until
+ * the end
  *
  * hull keeps the terminal and the helpers; the machine itself is hull-vmm's alone. */
 #include "hull.h"
@@ -25,15 +26,18 @@ struct run {
 static void print_help(void)
 {
     printf("Usage: hull run [IMAGE] [options]\n\n"
-           "Runs a machine in the foreground with its console on this terminal. Ctrl-A x ends it, Ctrl-A h helps.\n"
+           "Runs a machine in the foreground with its console on this terminal. Ctrl-A x ends it, "
+           "Ctrl-A h helps.\n"
            "An IMAGE made by hull image build boots the kernel kept in IMAGE.boot/.\n\nOptions:\n");
     config_print_options(stdout);
-    printf("\nExamples:\n"
-           "  hull run debian.img --memory 1G --cpus 2 --net user,forward=tcp:2222:22\n"
-           "  hull run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --net none\n"
-           "  hull run --kernel xen --initrd 'vmlinuz console=hvc0,initrd.img' --append com1=115200\n"
-           "\nExit status: 0 the guest powered off, 1 error before start, 2 wrong usage, 3 the guest crashed,\n"
-           "124 --timeout passed, 128+N ended by signal N; with --debug-exit the guest's own code.\n");
+    printf(
+        "\nExamples:\n"
+        "  hull run debian.img --memory 1G --cpus 2 --net user,forward=tcp:2222:22\n"
+        "  hull run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --net none\n"
+        "  hull run --kernel xen --initrd 'vmlinuz console=hvc0,initrd.img' --append com1=115200\n"
+        "\nExit status: 0 the guest powered off, 1 error before start, 2 wrong usage, 3 the guest "
+        "crashed,\n"
+        "124 --timeout passed, 128+N ended by signal N; with --debug-exit the guest's own code.\n");
 }
 
 /* Reads a small text file whole, without its last newline. */
@@ -82,15 +86,18 @@ static bool finish_config(struct config *c, struct err *err)
     struct stat st;
 
     if (c->disk_count && stat(c->disk[0].file, &st))
-        return err_set(err, errno, "%s: %s; hull image build debian -o %s makes one", c->disk[0].file,
-                       strerror(errno), c->disk[0].file);
+        return err_set(err, errno, "%s: %s; hull image build debian -o %s makes one",
+                       c->disk[0].file, strerror(errno), c->disk[0].file);
     if (!use_boot_folder(c, err))
         return false;
     if (!c->kernel[0] && c->disk_count)
-        return err_set(err, EINVAL, "%s has no %s.boot folder and booting from firmware is not in this version: "
-                       "give --kernel FILE", c->disk[0].file, c->disk[0].file);
+        return err_set(err, EINVAL,
+                       "%s has no %s.boot folder and booting from firmware is not in this version: "
+                       "give --kernel FILE",
+                       c->disk[0].file, c->disk[0].file);
     if (!c->kernel[0])
-        return err_set(err, EINVAL, "nothing to boot: give an IMAGE made by hull image build, or --kernel FILE");
+        return err_set(err, EINVAL,
+                       "nothing to boot: give an IMAGE made by hull image build, or --kernel FILE");
     if (!c->net_count) {
         strcpy(c->net[0].text, "user");
         c->net_count = 1;

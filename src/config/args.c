@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* `hull run`'s command line: one table of options, each read into the config by a small function. */
+/* `hull run`'s command line: one table of options, each read into the config by a small function.
+ */
 #include "config/tables.h"
 #include <stdlib.h>
 
@@ -144,8 +145,9 @@ static bool read_no_balloon(struct config *c, const char *value, struct err *err
 /* Options of DESIGN.md section 9 that arrive with later work: a clear error beats "unknown". */
 static bool read_later(struct config *c, const char *value, struct err *err)
 {
-    return err_set(err, EINVAL, "not in this version of hull: boot with --kernel, or from a disk "
-                                "made by hull image build");
+    return err_set(err, EINVAL,
+                   "not in this version of hull: boot with --kernel, or from a disk "
+                   "made by hull image build");
 }
 
 /* clang-format off */
@@ -194,7 +196,8 @@ void config_print_options(FILE *out)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
         const struct option *o = &options[i];
-        int width = fprintf(out, "  %s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
+        int width =
+            fprintf(out, "  %s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
 
         if (width > 34)
             fprintf(out, "\n%34s", "");

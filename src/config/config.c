@@ -103,8 +103,8 @@ static bool check_memory(uint64_t memory, struct err *err)
     unsigned long long bytes = memory;
 
     if (memory < 2 * MiB)
-        return err_set(err, EINVAL, "--memory %llu: too small, at least 2M (a plain number is bytes)",
-                       bytes);
+        return err_set(err, EINVAL,
+                       "--memory %llu: too small, at least 2M (a plain number is bytes)", bytes);
     if (memory % (64 * KiB))
         return err_set(err, EINVAL, "--memory %llu: must be a multiple of 64K", bytes);
     if (memory > 512 * GiB)
@@ -122,6 +122,7 @@ bool config_check(const struct config *c, struct err *err)
     if (c->cpus < 1 || c->cpus > CONFIG_CPUS_MAX)
         return err_set(err, EINVAL, "--cpus %u: must be 1 to %u", c->cpus, CONFIG_CPUS_MAX);
     if ((c->initrd[0] || c->append[0]) && !c->kernel[0])
-        return err_set(err, EINVAL, "%s needs --kernel FILE", c->initrd[0] ? "--initrd" : "--append");
+        return err_set(err, EINVAL, "%s needs --kernel FILE",
+                       c->initrd[0] ? "--initrd" : "--append");
     return true;
 }

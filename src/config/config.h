@@ -19,11 +19,11 @@ struct config_disk { /* --disk FILE[,key=value]... */
     char cache[16]; /* writeback, none, unsafe, writethrough */
     bool readonly;
     bool discard;
-    char aio[8]; /* uring, threads; empty: what the host offers */
+    char aio[8];     /* uring, threads; empty: what the host offers */
     uint16_t queues; /* 0: one per vCPU, at most 4 */
 };
 
-struct config_net { /* --net KIND[,key=value]... */
+struct config_net {  /* --net KIND[,key=value]... */
     char text[2048]; /* as given; net_config_parse reads it */
     uint32_t fd;     /* connected hull-usernet socket inside hull-vmm, 0: none */
 };
@@ -47,7 +47,7 @@ struct config {
     uint32_t net_count;
     struct config_port port[CONFIG_PORTS];
     uint32_t port_count;
-    char serial[CONFIG_PATH]; /* stdio, none, file:F, unix:S; fd:N inside hull-vmm */
+    char serial[CONFIG_PATH];  /* stdio, none, file:F, unix:S; fd:N inside hull-vmm */
     char console[CONFIG_PATH]; /* the virtio console, same words; none by default */
     char qmp[108];
     uint32_t control_fd; /* a connected QMP client inside hull-vmm, 0: none */
@@ -62,7 +62,8 @@ struct config {
 };
 
 void config_defaults(struct config *c);
-/* Checks what can be checked without touching the host's files; errors name option, value and fix. */
+/* Checks what can be checked without touching the host's files; errors name option, value and fix.
+ */
 bool config_check(const struct config *c, struct err *err);
 
 /* The whole config as JSON and back. Unknown members and wrong types are errors. */

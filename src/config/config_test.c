@@ -32,7 +32,8 @@ static void test_read(void)
 {
     struct err err;
 
-    ok(parse("disk.img --cpus 4 --memory=2G --net user,forward=tcp:2222:22 --kernel k --append a=b", &err),
+    ok(parse("disk.img --cpus 4 --memory=2G --net user,forward=tcp:2222:22 --kernel k --append a=b",
+             &err),
        "a usual line: %s", err.text);
     ok(config.cpus == 4 && config.memory == 2 * GiB && config.net_count == 1, "numbers and sizes");
     ok(config.disk_count == 1 && !strcmp(config.disk[0].file, "disk.img") && config.disk[0].discard,
@@ -65,14 +66,16 @@ static void test_json(void)
     struct err err;
     char *text;
 
-    parse("a.img --disk b.img,serial=S --net none --cpus 3 --random-seed 7 --port p,socket=/x", &err);
+    parse("a.img --disk b.img,serial=S --net none --cpus 3 --random-seed 7 --port p,socket=/x",
+          &err);
     text = config_to_json(&config);
-    ok(text && config_from_json(&again, text, strlen(text), &err), "json is read back: %s", err.text);
+    ok(text && config_from_json(&again, text, strlen(text), &err), "json is read back: %s",
+       err.text);
     ok(!memcmp(&config, &again, sizeof config), "and gives the same config");
     free(text);
     text = "{\"cpus\": 2, \"cpuz\": 3}";
-    ok(!config_from_json(&again, text, strlen(text), &err) && strstr(err.text, "cpuz"), "unknown member: %s",
-       err.text);
+    ok(!config_from_json(&again, text, strlen(text), &err) && strstr(err.text, "cpuz"),
+       "unknown member: %s", err.text);
     text = "{\"disk\": 3}";
     ok(!config_from_json(&again, text, strlen(text), &err), "wrong type: %s", err.text);
     text = "{\"cpus\": 2";

@@ -102,9 +102,8 @@ static bool table_from_json(const struct field *table, void *to, json_t *object,
 
     if (!json_is_object(object))
         return err_set(err, EINVAL, "config: a list holds something that is not an object");
-    json_object_foreach(object, key, value)
-        if (!member_from_json(table, to, key, value, err))
-            return false;
+    json_object_foreach(object, key,
+                        value) if (!member_from_json(table, to, key, value, err)) return false;
     return true;
 }
 
@@ -116,10 +115,10 @@ static bool array_from_json(struct config *c, const struct array *a, json_t *lis
     json_t *item;
 
     if (!json_is_array(list) || json_array_size(list) > a->max)
-        return err_set(err, EINVAL, "config member %s: must be a list of at most %u", a->name, a->max);
-    json_array_foreach(list, i, item)
-        if (!table_from_json(a->fields, to + i * a->stride, item, err))
-            return false;
+        return err_set(err, EINVAL, "config member %s: must be a list of at most %u", a->name,
+                       a->max);
+    json_array_foreach(
+        list, i, item) if (!table_from_json(a->fields, to + i * a->stride, item, err)) return false;
     *count = (uint32_t)json_array_size(list);
     return true;
 }
@@ -131,7 +130,8 @@ static bool root_from_json(struct config *c, json_t *root, struct err *err)
 
     if (!json_is_object(root))
         return err_set(err, EINVAL, "config: must be one JSON object");
-    json_object_foreach(root, key, value) {
+    json_object_foreach(root, key, value)
+    {
         const struct array *a = find_array(key);
 
         if (!(a ? array_from_json(c, a, value, err)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* From a config to a machine: memory, engine, board, disks, networks, virtio, ACPI tables, QMP. Each
- * step is one function; the order is that of machine_assemble at the end. */
+/* From a config to a machine: memory, engine, board, disks, networks, virtio, ACPI tables, QMP.
+ * Each step is one function; the order is that of machine_assemble at the end. */
 #include "machine/machine.h"
 #include "dev/chardev.h"
 #include "dev/types.h"
@@ -27,8 +27,8 @@ static bool check_host_memory(const struct config *c, struct err *err)
     have = ((uint64_t)host.totalram + host.totalswap) * host.mem_unit;
     if (c->memory <= have)
         return true;
-    return err_set(err, ENOMEM, "--memory %lluM: this host has %lluM; give less", (unsigned long long)(c->memory >> 20),
-                   (unsigned long long)(have >> 20));
+    return err_set(err, ENOMEM, "--memory %lluM: this host has %lluM; give less",
+                   (unsigned long long)(c->memory >> 20), (unsigned long long)(have >> 20));
 }
 
 static bool add_memory(struct machine *m, struct err *err)
@@ -107,7 +107,8 @@ static bool add_disks(struct machine *m, struct err *err)
         if (!queues)
             queues = (uint16_t)min_u64(m->config.cpus, 4);
         snprintf(id, sizeof id, "disk%u", i);
-        if (!open_disk(m, i, err) || !device_attach(&m->board, virtio_blk_new(id, m->disk[i], queues), err))
+        if (!open_disk(m, i, err) ||
+            !device_attach(&m->board, virtio_blk_new(id, m->disk[i], queues), err))
             return false;
     }
     return true;
@@ -115,8 +116,8 @@ static bool add_disks(struct machine *m, struct err *err)
 
 /* ---- networks ---- */
 
-static struct net *open_net(struct machine *m, const struct config_net *c, const struct net_config *n,
-                            struct err *err)
+static struct net *open_net(struct machine *m, const struct config_net *c,
+                            const struct net_config *n, struct err *err)
 {
     if (n->kind == NET_TAP)
         return net_tap_open(m->loop, n, err);
@@ -210,12 +211,12 @@ static bool add_small_devices(struct machine *m, struct err *err)
 static bool add_qmp(struct machine *m, struct err *err)
 {
     m->qmp = qmp_open(m, m->config.qmp, err);
-    return m->qmp && (!m->config.control_fd || qmp_add_client(m->qmp, (int)m->config.control_fd, err));
+    return m->qmp &&
+           (!m->config.control_fd || qmp_add_client(m->qmp, (int)m->config.control_fd, err));
 }
 
 bool machine_assemble(struct machine *m, struct err *err)
 {
     return add_memory(m, err) && add_cpus(m, err) && add_board(m, err) && add_disks(m, err) &&
-           add_nets(m, err) && add_console(m, err) && add_small_devices(m, err) &&
-           add_qmp(m, err);
+           add_nets(m, err) && add_console(m, err) && add_small_devices(m, err) && add_qmp(m, err);
 }

@@ -18,8 +18,8 @@ static json_t *query_status(struct machine *m, json_t *args, struct err *err)
 
 static json_t *query_version(struct machine *m, json_t *args, struct err *err)
 {
-    return json_pack("{s:{s:i, s:i, s:i}, s:s}", "qemu", "major", 7, "minor", 2, "micro", 0, "package",
-                     "hull-" HULL_VERSION);
+    return json_pack("{s:{s:i, s:i, s:i}, s:s}", "qemu", "major", 7, "minor", 2, "micro", 0,
+                     "package", "hull-" HULL_VERSION);
 }
 
 static json_t *query_name(struct machine *m, json_t *args, struct err *err)
@@ -41,10 +41,10 @@ static json_t *query_cpus(struct machine *m, json_t *args, struct err *err)
 
     for (unsigned i = 0; i < m->vm.cpu_count; i++) {
         snprintf(path, sizeof path, "/machine/cpu[%u]", i);
-        json_array_append_new(
-            list, json_pack("{s:i, s:s, s:i, s:s, s:{s:i, s:i, s:i}}", "cpu-index", i, "qom-path", path,
-                            "thread-id", (int)m->vm.cpu[i]->tid, "target", "x86_64", "props", "socket-id", 0,
-                            "core-id", i, "thread-id", 0));
+        json_array_append_new(list, json_pack("{s:i, s:s, s:i, s:s, s:{s:i, s:i, s:i}}",
+                                              "cpu-index", i, "qom-path", path, "thread-id",
+                                              (int)m->vm.cpu[i]->tid, "target", "x86_64", "props",
+                                              "socket-id", 0, "core-id", i, "thread-id", 0));
     }
     return list;
 }
@@ -58,10 +58,11 @@ static json_t *describe_disk(struct machine *m, unsigned i)
     snprintf(id, sizeof id, "disk%u", i);
     if (stat(b->config.file, &st))
         st.st_blocks = 0;
-    return json_pack("{s:s, s:s, s:b, s:b, s:{s:s, s:s, s:b, s:s, s:{s:s, s:s, s:I, s:I}}}", "device", id,
-                     "type", "unknown", "removable", 0, "locked", 0, "inserted", "file", b->config.file, "drv",
-                     b->ops->name, "ro", b->readonly, "node-name", id, "image", "filename", b->config.file,
-                     "format", b->ops->name, "virtual-size", (json_int_t)b->size, "actual-size",
+    return json_pack("{s:s, s:s, s:b, s:b, s:{s:s, s:s, s:b, s:s, s:{s:s, s:s, s:I, s:I}}}",
+                     "device", id, "type", "unknown", "removable", 0, "locked", 0, "inserted",
+                     "file", b->config.file, "drv", b->ops->name, "ro", b->readonly, "node-name",
+                     id, "image", "filename", b->config.file, "format", b->ops->name,
+                     "virtual-size", (json_int_t)b->size, "actual-size",
                      (json_int_t)st.st_blocks * 512);
 }
 
@@ -83,11 +84,12 @@ static json_t *query_blockstats(struct machine *m, json_t *args, struct err *err
         const struct block *b = m->disk[i];
 
         snprintf(id, sizeof id, "disk%u", i);
-        json_array_append_new(
-            list, json_pack("{s:s, s:{s:I, s:I, s:I, s:I, s:I}}", "device", id, "stats", "rd_operations",
-                            (json_int_t)b->reads, "wr_operations", (json_int_t)b->writes, "rd_bytes",
-                            (json_int_t)b->bytes_read, "wr_bytes", (json_int_t)b->bytes_written,
-                            "flush_operations", (json_int_t)b->flushes));
+        json_array_append_new(list, json_pack("{s:s, s:{s:I, s:I, s:I, s:I, s:I}}", "device", id,
+                                              "stats", "rd_operations", (json_int_t)b->reads,
+                                              "wr_operations", (json_int_t)b->writes, "rd_bytes",
+                                              (json_int_t)b->bytes_read, "wr_bytes",
+                                              (json_int_t)b->bytes_written, "flush_operations",
+                                              (json_int_t)b->flushes));
     }
     return list;
 }
@@ -156,7 +158,8 @@ static json_t *query_balloon(struct machine *m, json_t *args, struct err *err)
     struct device *d = board_device(&m->board, "balloon0");
 
     if (d)
-        return json_pack("{s:I}", "actual", (json_int_t)(m->config.memory - virtio_balloon_actual(d)));
+        return json_pack("{s:I}", "actual",
+                         (json_int_t)(m->config.memory - virtio_balloon_actual(d)));
     err_set(err, ENOENT, "this machine has no balloon (--no-balloon was given)");
     return NULL;
 }

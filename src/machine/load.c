@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the guest finds in memory: ACPI and SMBIOS tables, the kernel, and a boot CPU set to enter it. */
+/* What the guest finds in memory: ACPI and SMBIOS tables, the kernel, and a boot CPU set to enter
+ * it. */
 #include "machine/machine.h"
 #include "boot/acpi.h"
 #include "boot/smbios.h"

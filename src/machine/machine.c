@@ -17,7 +17,14 @@
 const char *const run_state_name[] = {"prelaunch", "running",        "paused",
                                       "shutdown",  "guest-panicked", "internal-error"};
 
-enum { ASK_OFF = 1, ASK_RESET = 2, ASK_PANIC = 4, ASK_DEBUG_EXIT = 8, ASK_CRASHED = 16, ASK_BROKEN = 32 };
+enum {
+    ASK_OFF = 1,
+    ASK_RESET = 2,
+    ASK_PANIC = 4,
+    ASK_DEBUG_EXIT = 8,
+    ASK_CRASHED = 16,
+    ASK_BROKEN = 32
+};
 
 static void ask(struct machine *m, uint32_t what)
 {
@@ -166,7 +173,8 @@ void machine_resize_console(struct machine *m, uint16_t columns, uint16_t rows)
 
 static void panicked(struct machine *m)
 {
-    qmp_event(m->qmp, "GUEST_PANICKED", "{s:s}", "action", m->config.exit_on_panic ? "poweroff" : "run");
+    qmp_event(m->qmp, "GUEST_PANICKED", "{s:s}", "action",
+              m->config.exit_on_panic ? "poweroff" : "run");
     if (!m->config.exit_on_panic)
         return;
     log_error("the guest's kernel panicked");

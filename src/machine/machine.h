@@ -20,21 +20,21 @@
 #define MACHINE_NET_PAIRS 8
 
 enum run_state { /* as QMP's RunState names them: see run_state_name */
-    RUN_PRELAUNCH,
-    RUN_RUNNING,
-    RUN_PAUSED,
-    RUN_SHUTDOWN,
-    RUN_PANICKED,
-    RUN_INTERNAL_ERROR,
+                 RUN_PRELAUNCH,
+                 RUN_RUNNING,
+                 RUN_PAUSED,
+                 RUN_SHUTDOWN,
+                 RUN_PANICKED,
+                 RUN_INTERNAL_ERROR,
 };
 extern const char *const run_state_name[];
 
 enum { /* exit statuses of hull-vmm and hull run */
-    MACHINE_OFF = 0,
-    MACHINE_FAILED = 1,
-    MACHINE_USAGE = 2,
-    MACHINE_CRASHED = 3,
-    MACHINE_TIMEOUT = 124,
+       MACHINE_OFF = 0,
+       MACHINE_FAILED = 1,
+       MACHINE_USAGE = 2,
+       MACHINE_CRASHED = 3,
+       MACHINE_TIMEOUT = 124,
 };
 
 struct qmp;
@@ -48,7 +48,7 @@ struct machine {
     struct vm vm;
     struct cpu_model model;
     struct layout layout;
-    uint8_t uuid[16]; /* RFC 4122 order; SMBIOS shows it */
+    uint8_t uuid[16];  /* RFC 4122 order; SMBIOS shows it */
     struct boot *boot; /* the kernel's open files: read again at every reset */
     struct block *disk[CONFIG_DISKS];
     struct net *net[CONFIG_NETS][MACHINE_NET_PAIRS];
@@ -75,7 +75,8 @@ void machine_stop(struct machine *m);
 void machine_cont(struct machine *m);
 void machine_powerdown(struct machine *m); /* presses the power button */
 bool machine_reset(struct machine *m, struct err *err);
-void machine_quit(struct machine *m, int status, const char *reason); /* reason as in QMP's SHUTDOWN */
+void machine_quit(struct machine *m, int status,
+                  const char *reason); /* reason as in QMP's SHUTDOWN */
 void machine_resize_console(struct machine *m, uint16_t columns, uint16_t rows);
 
 /* ---- assemble.c ---- */

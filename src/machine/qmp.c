@@ -55,7 +55,8 @@ static void flush(struct client *c)
     size_t done = 0;
 
     while (done < c->out_len) {
-        ssize_t n = send(c->watch.fd, c->out + done, c->out_len - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n =
+            send(c->watch.fd, c->out + done, c->out_len - done, MSG_NOSIGNAL | MSG_DONTWAIT);
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -69,7 +70,8 @@ static void flush(struct client *c)
 }
 
 /* Appends to a growing buffer; false when out of memory or over `max`. */
-static bool append(char **buffer, size_t *len, size_t *size, const char *bytes, size_t count, size_t max)
+static bool append(char **buffer, size_t *len, size_t *size, const char *bytes, size_t count,
+                   size_t max)
 {
     if (*len + count > *size) {
         size_t want = (*len + count) * 2;
@@ -89,7 +91,8 @@ static bool append(char **buffer, size_t *len, size_t *size, const char *bytes, 
 static bool answer(struct client *c, json_t *object)
 {
     char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
-    bool good = text && append(&c->out, &c->out_len, &c->out_size, text, strlen(text), OUTPUT_MAX) &&
+    bool good = text &&
+                append(&c->out, &c->out_len, &c->out_size, text, strlen(text), OUTPUT_MAX) &&
                 append(&c->out, &c->out_len, &c->out_size, "\r\n", 2, OUTPUT_MAX);
 
     free(text);
@@ -116,7 +119,8 @@ static json_t *run_command(struct client *c, const char *name, json_t *args)
         return json_pack("{s:{}}", "return");
     }
     if (!c->negotiated)
-        return error_object("CommandNotFound", "Expecting capabilities negotiation with 'qmp_capabilities'");
+        return error_object("CommandNotFound",
+                            "Expecting capabilities negotiation with 'qmp_capabilities'");
     for (const struct qmp_command *q = qmp_commands; q->name; q++) {
         if (strcmp(q->name, name))
             continue;
@@ -135,7 +139,8 @@ static json_t *obey(struct client *c, json_t *request)
     const char *name = json_string_value(json_object_get(request, "execute"));
 
     if (!json_is_object(request) || !name)
-        return error_object("GenericError", "QMP input must be an object with a text member 'execute'");
+        return error_object("GenericError",
+                            "QMP input must be an object with a text member 'execute'");
     if (args && !json_is_object(args))
         return error_object("GenericError", "QMP input member 'arguments' must be an object");
     return run_command(c, name, args);
@@ -271,7 +276,8 @@ static bool remove_stale(const struct sockaddr_un *to, struct err *err)
     if (live)
         return err_set(err, EADDRINUSE, "--qmp %s: another machine listens there", to->sun_path);
     return !stale || !unlink(to->sun_path) ||
-           err_set(err, errno, "--qmp %s: cannot replace the old socket: %s", to->sun_path, strerror(errno));
+           err_set(err, errno, "--qmp %s: cannot replace the old socket: %s", to->sun_path,
+                   strerror(errno));
 }
 
 static bool start_listening(struct qmp *q, const char *path, struct err *err)

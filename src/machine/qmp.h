@@ -13,8 +13,9 @@ struct qmp;
 
 /* Listens on `path` if it is not empty; a stale socket file is replaced, a live one is an error. */
 struct qmp *qmp_open(struct machine *m, const char *path, struct err *err);
-bool qmp_add_client(struct qmp *q, int fd, struct err *err); /* owns fd; its hang-up quits the machine */
-void qmp_close(struct qmp *q);                               /* accepts NULL; removes the socket file */
+bool qmp_add_client(struct qmp *q, int fd,
+                    struct err *err); /* owns fd; its hang-up quits the machine */
+void qmp_close(struct qmp *q);        /* accepts NULL; removes the socket file */
 
 /* `data` as json_pack takes it, NULL: none. Goes to every client that negotiated. q may be NULL. */
 void qmp_event(struct qmp *q, const char *name, const char *data, ...);
@@ -22,7 +23,8 @@ void qmp_event(struct qmp *q, const char *name, const char *data, ...);
 /* ---- commands.c ---- */
 struct qmp_command {
     const char *name;
-    /* `args` is an object or NULL. NULL: error in *err, whose code ENOENT stands for DeviceNotFound. */
+    /* `args` is an object or NULL. NULL: error in *err, whose code ENOENT stands for
+     * DeviceNotFound. */
     json_t *(*run)(struct machine *m, json_t *args, struct err *err);
 };
 extern const struct qmp_command qmp_commands[]; /* ends with a NULL name */

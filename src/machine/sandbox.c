@@ -100,7 +100,8 @@ bool sandbox_fence(const struct config *config, struct err *err)
         log_info("this kernel has no Landlock: the machine's process is fenced by seccomp alone");
         return true;
     }
-    good = (!config->kernel[0] || landlock_allow(rules, config->kernel, LANDLOCK_ACCESS_FS_READ_FILE, err)) &&
+    good = (!config->kernel[0] ||
+            landlock_allow(rules, config->kernel, LANDLOCK_ACCESS_FS_READ_FILE, err)) &&
            allow_list(rules, config->initrd, err) &&
            (!config->qmp[0] || allow_socket_folder(rules, config->qmp, err));
     if (good && syscall(SYS_landlock_restrict_self, rules, 0))
@@ -202,7 +203,8 @@ static int allow_own_signals(scmp_filter_ctx f)
 
 static int allow_prctl(scmp_filter_ctx f)
 {
-    return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+    return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
+                            SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
 }
 
 static const uint32_t allowed_ioctls[] = {
@@ -225,7 +227,8 @@ static int allow_ioctls(scmp_filter_ctx f)
 
 bool sandbox_filter(const struct config *config, struct err *err)
 {
-    /* A refused call kills: it can only come from a hijacked process or a bug that tests must show. */
+    /* A refused call kills: it can only come from a hijacked process or a bug that tests must show.
+     */
     scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
     int bad = f ? 0 : -ENOMEM;
 
@@ -238,6 +241,7 @@ bool sandbox_filter(const struct config *config, struct err *err)
     if (!bad)
         bad = seccomp_load(f);
     seccomp_release(f);
-    return !bad || err_set(err, -bad, "cannot enter the system call filter: %s; --no-sandbox runs without",
-                           strerror(-bad));
+    return !bad ||
+           err_set(err, -bad, "cannot enter the system call filter: %s; --no-sandbox runs without",
+                   strerror(-bad));
 }

@@ -5,10 +5,31 @@
 #include "engine/x86/model.h"
 #define W __attribute__((weak))
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
-W struct device *virtio_net_new(const char *id, struct net *const *backend, uint16_t pairs,const uint8_t mac[6], uint16_t mtu){return NULL;}
-W struct device *virtio_console_new(const char *id, struct chardev *console){return NULL;}
-W bool virtio_console_add_port(struct device *dev, const char *name, struct chardev *chardev,struct err *err){return false;}
-W void virtio_console_resize(struct device *dev, uint16_t columns,uint16_t rows){}
-W struct device *virtio_balloon_new(const char *id){return NULL;}
-W void virtio_balloon_set(struct device *dev, uint64_t bytes){}
-W uint64_t virtio_balloon_actual(struct device *dev){return 0;}
+W struct device *virtio_net_new(const char *id, struct net *const *backend, uint16_t pairs,
+                                const uint8_t mac[6], uint16_t mtu)
+{
+    return NULL;
+}
+W struct device *virtio_console_new(const char *id, struct chardev *console)
+{
+    return NULL;
+}
+W bool virtio_console_add_port(struct device *dev, const char *name, struct chardev *chardev,
+                               struct err *err)
+{
+    return false;
+}
+W void virtio_console_resize(struct device *dev, uint16_t columns, uint16_t rows)
+{
+}
+W struct device *virtio_balloon_new(const char *id)
+{
+    return NULL;
+}
+W void virtio_balloon_set(struct device *dev, uint64_t bytes)
+{
+}
+W uint64_t virtio_balloon_actual(struct device *dev)
+{
+    return 0;
+}
