@@ -132,7 +132,7 @@ static void engine_get(struct vcpu *vcpu, struct vcpu_state *s)
         s->dr6 |= cpu->trap_dr6 | (cpu->stepping ? DR6_BS : 0);
     }
     soft_apic_get(cpu, &s->lapic);
-    memcpy(s->xsave, cpu->xsave, sizeof s->xsave);
+    soft_xsave_get(cpu, s->xsave);
 }
 
 /* ---- state in ---- */
@@ -257,9 +257,7 @@ static bool engine_set(struct vcpu *vcpu, const struct vcpu_state *s, struct err
     cpu->dr6 = (s->dr6 & (0xf | DR6_BD | DR6_BS | DR6_BT)) | DR6_FIXED;
     cpu->dr7 = (s->dr7 & 0xffff23ff) | DR7_FIXED;
     memcpy(cpu->pdpte, s->pdpte, sizeof cpu->pdpte);
-    memcpy(cpu->xsave, s->xsave, sizeof cpu->xsave);
-    cpu->mxcsr = le32(s->xsave + 24);
-    cpu->fpu_live = false;
+    soft_xsave_set(cpu, s->xsave);
     cpu->shadow_sti = s->shadow_sti;
     cpu->shadow_ss = s->shadow_ss;
     cpu->nmi_blocked = s->nmi_blocked;

@@ -257,7 +257,7 @@ void soft_op_cmpxchg16b(struct soft_cpu *cpu, const struct insn *in)
     struct operand o;
     bool equal;
 
-    if (soft_linear(cpu, in->seg, offset, 16, ACCESS_WRITE) & 15)
+    if ((cpu->seg[in->seg].base + offset) & 15) /* before the address itself is looked at */
         soft_gp(cpu, 0);
     operand_open_memory(cpu, in, offset, 16, true, &o);
     __asm__ volatile("lock; cmpxchg16b (%[p])"

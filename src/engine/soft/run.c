@@ -207,5 +207,6 @@ enum vcpu_exit soft_step(struct soft_cpu *cpu)
     else if (!deliver_fault(cpu))
         exit = VCPU_SHUTDOWN;
     cpu->fault = NULL;
+    soft_fpu_save(cpu);
     return exit;
 }

@@ -217,6 +217,14 @@ void soft_clock_close(struct soft_clock *clock);                    /* accepts N
 uint64_t soft_clock_offset(struct soft_cpu *cpu, uint64_t tsc, uint64_t adjust);
 void soft_sleep(struct vcpu *vcpu); /* engine_ops.sleep */
 
+/* ---- x87.c, xsave.c (vec) ---- */
+/* Moves the x87 state back to cpu->xsave: before the thread leaves the run loop; nothing to do is fine. */
+void soft_fpu_save(struct soft_cpu *cpu);
+/* The whole state as a standard XSAVE image of sizeof cpu->xsave bytes, out and in. The image was
+ * checked: MXCSR's and the header's reserved bits are clear. */
+void soft_xsave_get(struct soft_cpu *cpu, uint8_t *image);
+void soft_xsave_set(struct soft_cpu *cpu, const uint8_t *image);
+
 /* ---- instruction handlers, by enum x86_op; NULL: no handler, raises #UD ---- */
 typedef void soft_op_fn(struct soft_cpu *cpu, const struct insn *in);
 extern soft_op_fn *const soft_op[X86_OP_COUNT]; /* ops.c: assembled from the lists of each file */

@@ -49,9 +49,8 @@ static inline void soft_vec_gate(struct soft_cpu *cpu, enum x86_gate gate)
         soft_vec_gate_slow(cpu, gate);
 }
 
-/* Moves the x87 state into the host's registers, or back to cpu->xsave; nothing to do is fine. */
+/* Moves the x87 state into the host's registers; nothing to do is fine. */
 void soft_fpu_load(struct soft_cpu *cpu);
-void soft_fpu_save(struct soft_cpu *cpu);
 /* #MF if an unmasked x87 exception is pending. */
 void soft_fpu_wait(struct soft_cpu *cpu);
 

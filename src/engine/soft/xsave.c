@@ -7,6 +7,7 @@
  * state. */
 #include "engine/soft/vec_ops.h"
 #include "engine/soft/vector.h"
+#include "engine/x86/model.h"
 #include <string.h>
 
 enum { X87 = 1, SSE = 2, AVX = 4 };
@@ -284,8 +285,9 @@ void op_xgetbv(struct soft_cpu *cpu, const struct insn *in)
 
 uint64_t soft_xcr0_valid(const struct soft_cpu *cpu)
 {
-    (void)cpu;
-    return X87 | SSE | (__builtin_cpu_supports("avx") ? AVX : 0);
+    const struct cpu_model *model = cpu->vm->model;
+
+    return model ? model->xcr0_mask | X87 : X87 | SSE;
 }
 
 void op_xsetbv(struct soft_cpu *cpu, const struct insn *in)
@@ -298,4 +300,34 @@ void op_xsetbv(struct soft_cpu *cpu, const struct insn *in)
         (value & ~soft_xcr0_valid(cpu)) || ((value & AVX) && !(value & SSE)))
         soft_gp(cpu, 0);
     cpu->xcr0 = value;
+}
+
+/* ---- for engine_ops.get and set ---- */
+
+void soft_xsave_get(struct soft_cpu *cpu, uint8_t *image)
+{
+    uint64_t bv = in_use(cpu) | (cpu->mxcsr != MXCSR_DEFAULT ? SSE : 0);
+
+    memcpy(image, cpu->xsave, sizeof cpu->xsave);
+    mxcsr_to_image(cpu, image);
+    memset(image + AT_BV, 0, 64);
+    memcpy(image + AT_BV, &bv, 8);
+}
+
+void soft_xsave_set(struct soft_cpu *cpu, const uint8_t *image)
+{
+    uint64_t bv;
+
+    memcpy(&bv, image + AT_BV, 8);
+    memcpy(&cpu->mxcsr, image + AT_MXCSR, 4);
+    cpu->fpu_live = false;
+    memcpy(cpu->xsave, image, sizeof cpu->xsave);
+    if (bv & X87)
+        soft_fpu_normalise(cpu);
+    else
+        x87_init(cpu);
+    if (!(bv & SSE))
+        memset(cpu->xsave + XSAVE_XMM, 0, 256);
+    if (!(bv & AVX))
+        memset(cpu->xsave + XSAVE_YMM, 0, 256);
 }

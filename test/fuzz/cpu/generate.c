@@ -18,8 +18,10 @@ struct bytes {
 struct gen {
     struct fuzz_case *c;
     struct rng r;
-    bool high;       /* 64-bit code at FUZZ_HIGH */
-    uint64_t next;   /* address behind the instruction that is being made */
+    bool high;                     /* 64-bit code at FUZZ_HIGH */
+    uint64_t next;                 /* address behind the instruction that is being made */
+    uint64_t start[FUZZ_SEQUENCE]; /* of the instructions made so far */
+    unsigned starts;
     uint32_t locked; /* registers that address something already */
 };
 
@@ -361,17 +363,23 @@ static bool undefined_matters(const struct insn *in, bool last)
     return !last && x86_form[in->form].flags_undefined;
 }
 
-/* A branch into the sequence itself could loop for ever. */
-static bool loops(const struct gen *g, const struct insn *in)
+/* A branch back could loop for ever; one into the middle of a later instruction could run anything.
+ */
+static bool bad_branch(const struct gen *g, const struct insn *in)
 {
     const struct x86_form *f = &x86_form[in->form];
-    uint64_t target;
+    uint64_t end = g->c->base + PAGE_CODE * 4096 + g->c->code_to, target;
 
     if (x86_operand_kind[f->operand[0]].place != X86_AT_REL &&
         x86_operand_kind[f->operand[1]].place != X86_AT_REL)
         return false;
     target = g->next + in->imm;
-    return target <= g->next && target + 64 >= g->next;
+    if (target < g->next)
+        return target + 64 >= g->next;
+    for (unsigned i = 0; i < g->starts; i++)
+        if (target == g->start[i])
+            return false;
+    return target < end && target != g->next;
 }
 
 /* AMD truncates RIP to 16 bits where 66 stands before a near branch in 64-bit mode; Intel, which
@@ -413,7 +421,7 @@ static bool encode(struct gen *g, unsigned form, bool last, struct bytes *o, str
     if (x86_decode(in, o->b, 15, g->c->mode) != X86_DECODED || in->form != form)
         return false;
     o->n = in->length;
-    if (undefined_matters(in, last) || loops(g, in) || makers_differ(g, in))
+    if (undefined_matters(in, last) || bad_branch(g, in) || makers_differ(g, in))
         return false;
     if (g->c->mode != X86_MODE_64 && (in->seg == SEG_FS || in->seg == SEG_GS))
         return false;
@@ -470,6 +478,19 @@ static void mutate(struct gen *g, uint8_t *bytes, unsigned *length)
     }
 }
 
+/* A branch with a 66 prefix whose displacement is cut off: AMD's is shorter, so to it nothing is
+ * missing. */
+static bool cut_branch(const uint8_t *p, unsigned left)
+{
+    bool prefix = false;
+
+    for (; left && (*p == 0x66 || *p == 0x67 || *p == 0xf2 || *p == 0xf3 || (*p & 0xf0) == 0x40);
+         p++, left--)
+        prefix |= *p == 0x66;
+    return prefix && left &&
+           (*p == 0xe8 || *p == 0xe9 || (*p == 0x0f && left > 1 && (p[1] & 0xf0) == 0x80));
+}
+
 /* Decodes what the pages hold: only that is what will run. */
 static bool decode_all(struct gen *g)
 {
@@ -486,7 +507,7 @@ static bool decode_all(struct gen *g)
         result = x86_decode(in, c->code + at, left > 15 ? 15 : left, c->mode);
         if (result != X86_DECODED) {
             c->broken = result == X86_INVALID ? FUZZ_BAD_INVALID : FUZZ_BAD_CUT;
-            return c->insns == 0 || c->broken == FUZZ_BAD_CUT;
+            return c->broken == FUZZ_BAD_CUT ? !cut_branch(c->code + at, left) : c->insns == 0;
         }
         if (fuzz_excluded(in->form) || makers_differ(g, in))
             return false;
@@ -526,6 +547,7 @@ bool fuzz_generate(struct fuzz_case *c, int form)
         at -= o.n;
         memcpy(c->code + at, o.b, o.n);
         c->code_from = at;
+        g.start[g.starts++] = c->base + PAGE_CODE * 4096 + at;
     }
     if (!straddle && one_in(&g.r, 32)) {
         unsigned length = c->code_to - at;
