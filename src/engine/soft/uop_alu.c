@@ -54,7 +54,7 @@
                                                                                                    \
         if (!uop_read(cpu, u, EA_##ea, size, &p))                                                  \
             return soft_slow(cpu, u);                                                              \
-        s = *(type *)p;                                                                            \
+        s = GUEST(type, p);                                                                        \
         RR_ASM(pre, #name #x " %[s], %[d]", d, s, f);                                              \
         keep(bits);                                                                                \
         cpu->arith = f;                                                                            \

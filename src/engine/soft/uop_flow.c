@@ -110,7 +110,7 @@ const struct uop *uop_jmp_r(struct soft_cpu *cpu, const struct uop *u)
                                                                                                    \
         if (!uop_read(cpu, u, EA_##ea, 8, &p))                                                     \
             return soft_slow(cpu, u);                                                              \
-        to = *(volatile uint64_t *)p;                                                              \
+        to = GUEST(uint64_t, p);                                                                   \
         if (unlikely(!canonical(to)))                                                              \
             return soft_slow(cpu, u);                                                              \
         cpu->block_rip = to;                                                                       \
@@ -123,10 +123,10 @@ const struct uop *uop_jmp_r(struct soft_cpu *cpu, const struct uop *u)
                                                                                                    \
         if (!uop_read(cpu, u, EA_##ea, 8, &p) || !tlb_at(cpu->wr, sp, 8, &stack))                  \
             return soft_slow(cpu, u);                                                              \
-        to = *(volatile uint64_t *)p;                                                              \
+        to = GUEST(uint64_t, p);                                                                   \
         if (unlikely(!canonical(to)))                                                              \
             return soft_slow(cpu, u);                                                              \
-        *(volatile uint64_t *)stack = cpu->block_rip + u->at + u->length;                          \
+        GUEST(uint64_t, stack) = cpu->block_rip + u->at + u->length;                               \
         cpu->reg[4] = sp;                                                                          \
         cpu->block_rip = to;                                                                       \
         GOTO(jump_to(cpu, to));                                                                    \
@@ -145,7 +145,7 @@ const struct uop *uop_call(struct soft_cpu *cpu, const struct uop *u)
 
     if (!tlb_at(cpu->wr, sp, 8, &p))
         return soft_slow(cpu, u);
-    *(volatile uint64_t *)p = cpu->block_rip + u->at + u->length;
+    GUEST(uint64_t, p) = cpu->block_rip + u->at + u->length;
     cpu->reg[4] = sp;
     TAKE(u);
 }
@@ -157,7 +157,7 @@ const struct uop *uop_call_r(struct soft_cpu *cpu, const struct uop *u)
 
     if (!tlb_at(cpu->wr, sp, 8, &p) || unlikely(!canonical(to)))
         return soft_slow(cpu, u);
-    *(volatile uint64_t *)p = cpu->block_rip + u->at + u->length;
+    GUEST(uint64_t, p) = cpu->block_rip + u->at + u->length;
     cpu->reg[4] = sp;
     cpu->block_rip = to;
     GOTO(jump_to(cpu, to));
@@ -170,7 +170,7 @@ const struct uop *uop_ret(struct soft_cpu *cpu, const struct uop *u)
 
     if (!tlb_at(cpu->rd, sp, 8, &p))
         return soft_slow(cpu, u);
-    to = *(volatile uint64_t *)p;
+    to = GUEST(uint64_t, p);
     if (unlikely(!canonical(to)))
         return soft_slow(cpu, u);
     cpu->reg[4] = sp + 8 + u->imm;

@@ -3,6 +3,7 @@
 #ifndef HULL_SOFT_UOP_MEM_H
 #define HULL_SOFT_UOP_MEM_H
 
+#include "engine/soft/access.h"
 #include "engine/soft/operand.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/uop.h"

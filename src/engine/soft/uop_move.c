@@ -21,7 +21,7 @@
                                                                                                    \
         if (!uop_read(cpu, u, EA_##ea, size, &p))                                                  \
             return soft_slow(cpu, u);                                                              \
-        put##bits(cpu, u->dst, *(volatile type *)p);                                               \
+        put##bits(cpu, u->dst, GUEST(type, p));                                                    \
         NEXT;                                                                                      \
     }                                                                                              \
     UOP store_##ea##_##x(struct soft_cpu *cpu, const struct uop *u)                                \
@@ -30,7 +30,7 @@
                                                                                                    \
         if (!uop_write(cpu, u, EA_##ea, size, &p))                                                 \
             return soft_slow(cpu, u);                                                              \
-        *(volatile type *)p = REG(type, u->src);                                                   \
+        GUEST(type, p) = REG(type, u->src);                                                        \
         NEXT;                                                                                      \
     }                                                                                              \
     UOP store_i_##ea##_##x(struct soft_cpu *cpu, const struct uop *u)                              \
@@ -39,7 +39,7 @@
                                                                                                    \
         if (!uop_write(cpu, u, EA_##ea, size, &p))                                                 \
             return soft_slow(cpu, u);                                                              \
-        *(volatile type *)p = (type)u->imm;                                                        \
+        GUEST(type, p) = (type)u->imm;                                                             \
         NEXT;                                                                                      \
     }
 
@@ -77,7 +77,7 @@ uop_fn *const uop_store_i[EA_KINDS][SIZE_KINDS] = OF_EA(store_i);
                                                                                                    \
         if (!uop_read(cpu, u, EA_##ea, sizeof(from), &p))                                          \
             return soft_slow(cpu, u);                                                              \
-        REG(uint64_t, u->dst) = (uint64_t)(to)(*(volatile from *)p);                               \
+        REG(uint64_t, u->dst) = (uint64_t)(to)(GUEST(from, p));                                    \
         NEXT;                                                                                      \
     }
 #define EXTEND(name, from, to)                                                                     \
@@ -248,7 +248,7 @@ const struct uop *uop_push(struct soft_cpu *cpu, const struct uop *u)
 
     if (!tlb_at(cpu->wr, sp, 8, &p))
         return soft_slow(cpu, u);
-    *(volatile uint64_t *)p = REG(uint64_t, u->src);
+    GUEST(uint64_t, p) = REG(uint64_t, u->src);
     cpu->reg[4] = sp;
     NEXT;
 }
@@ -260,7 +260,7 @@ const struct uop *uop_push_i(struct soft_cpu *cpu, const struct uop *u)
 
     if (!tlb_at(cpu->wr, sp, 8, &p))
         return soft_slow(cpu, u);
-    *(volatile uint64_t *)p = u->imm;
+    GUEST(uint64_t, p) = u->imm;
     cpu->reg[4] = sp;
     NEXT;
 }
@@ -273,7 +273,7 @@ const struct uop *uop_pop(struct soft_cpu *cpu, const struct uop *u)
     if (!tlb_at(cpu->rd, sp, 8, &p))
         return soft_slow(cpu, u);
     cpu->reg[4] = sp + 8; /* first: POP RSP leaves what was popped */
-    REG(uint64_t, u->dst) = *(volatile uint64_t *)p;
+    REG(uint64_t, u->dst) = GUEST(uint64_t, p);
     NEXT;
 }
 
@@ -285,6 +285,6 @@ const struct uop *uop_leave(struct soft_cpu *cpu, const struct uop *u)
     if (!tlb_at(cpu->rd, bp, 8, &p))
         return soft_slow(cpu, u);
     cpu->reg[4] = bp + 8;
-    cpu->reg[5] = *(volatile uint64_t *)p;
+    cpu->reg[5] = GUEST(uint64_t, p);
     NEXT;
 }
