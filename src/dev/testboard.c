@@ -19,9 +19,10 @@ static uint64_t test_wall_now(void)
 
 static void test_irq(struct board *b, unsigned gsi, bool level)
 {
-    if (level && !tb.line[gsi])
-        tb.rises[gsi]++;
-    tb.line[gsi] = level;
+    if (gsi < GSI_COUNT) {
+        tb.rises[gsi] += level && !tb.line[gsi];
+        tb.line[gsi] = level;
+    }
     irqchip_set(b, gsi, level);
 }
 
