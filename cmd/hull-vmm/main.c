@@ -93,16 +93,26 @@ static void block_signals(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
-static int start(struct err *err)
+/* Says what went wrong and gives the status that stands for it. */
+static int failed(const struct err *err)
 {
-    int status = MACHINE_FAILED;
+    log_error("%s", err->text);
+    return err->code == EINVAL ? MACHINE_USAGE : MACHINE_FAILED;
+}
 
-    if (config.user[0] && !sandbox_drop_user(config.user, err))
-        return status;
-    if (!machine_open(&machine, &config, err))
-        return err->code == EINVAL ? MACHINE_USAGE : status;
-    if (loop_watch(machine.loop, &signals, err))
-        status = machine_run(&machine, err);
+static int start(void)
+{
+    struct err err;
+    int status;
+
+    if (config.user[0] && !sandbox_drop_user(config.user, &err))
+        return failed(&err);
+    if (!machine_open(&machine, &config, &err))
+        return failed(&err);
+    if (loop_watch(machine.loop, &signals, &err) && machine_start(&machine, &err))
+        status = machine_run(&machine);
+    else
+        status = failed(&err);
     loop_forget(machine.loop, &signals);
     machine_close(&machine);
     return status;
@@ -122,9 +132,8 @@ int main(int argc, char **argv)
     if (read_config(argc, argv, &err)) {
         if (config.name[0])
             prctl(PR_SET_NAME, config.name);
-        status = start(&err);
-    }
-    if (err.text[0])
+        status = start();
+    } else
         log_error("%s", err.text);
     return status;
 }

@@ -248,17 +248,24 @@ bool machine_open(struct machine *m, const struct config *config, struct err *er
     return false;
 }
 
-int machine_run(struct machine *m, struct err *err)
+bool machine_start(struct machine *m, struct err *err)
 {
+    /* Landlock binds a thread and those it starts, so it comes before the vCPUs' threads; seccomp is
+     * put on all threads at once, after the calls that start them. */
     if (m->config.sandbox && !sandbox_fence(&m->config, err))
-        return MACHINE_FAILED;
+        return false;
     if (!vm_start(&m->vm, err))
-        return MACHINE_FAILED;
+        return false;
     if (m->config.sandbox && !sandbox_filter(&m->config, err))
-        return MACHINE_FAILED;
+        return false;
     if (m->config.timeout_s)
         loop_at(m->loop, &m->timeout, now_ns() + m->config.timeout_s * 1000000000ULL);
     machine_cont(m);
+    return true;
+}
+
+int machine_run(struct machine *m)
+{
     loop_run(m->loop);
     return m->status;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One machine: from a config to a running guest, its run state, its end.
  *
- *   config -> machine_open -> (sandbox) -> machine_run -> exit status
+ *   config -> machine_open -> machine_start (sandbox) -> machine_run -> exit status
  *
  * Everything here runs in the main thread; what vCPU threads report is posted to the loop. */
 #ifndef HULL_MACHINE_H
@@ -66,8 +66,10 @@ struct machine {
 
 /* Builds everything; the guest does not run yet. On failure everything is undone. */
 bool machine_open(struct machine *m, const struct config *config, struct err *err);
+/* Enters the sandbox, lets the guest go. */
+bool machine_start(struct machine *m, struct err *err);
 /* Runs until the guest or its user ends it; returns the exit status. */
-int machine_run(struct machine *m, struct err *err);
+int machine_run(struct machine *m);
 void machine_close(struct machine *m); /* accepts a half-open machine */
 
 /* What a user may do, by QMP or signal. All idempotent, in the main thread. */

@@ -2,7 +2,7 @@
 /* What a machine's process may still do once the guest runs: three fences, from outside in.
  *
  *   user      an unprivileged uid, if started as root with --user
- *   files     Landlock: only the kernel and its modules, read-only, for a guest's reboot
+ *   files     Landlock: none can be opened any more; our own socket may be removed
  *   calls     seccomp: the list below, each with its reason; nothing executable is ever mapped
  *
  * Everything else that the machine uses is open before. no-new-privs is set first. */
@@ -14,7 +14,6 @@
 #include <linux/landlock.h>
 #include <pwd.h>
 #include <seccomp.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -58,21 +57,6 @@ static bool landlock_allow(int rules, const char *path, uint64_t access, struct 
     return good;
 }
 
-/* --initrd is a list; a module's arguments follow its name after a space. */
-static bool allow_list(int rules, const char *list, struct err *err)
-{
-    char *names = strdup(list), *rest = names, *name;
-    bool good = names || err_set(err, ENOMEM, "no memory for the sandbox");
-
-    while (good && (name = strsep(&rest, ",")))
-        if (*name) {
-            name[strcspn(name, " ")] = 0;
-            good = landlock_allow(rules, name, LANDLOCK_ACCESS_FS_READ_FILE, err);
-        }
-    free(names);
-    return good;
-}
-
 /* Removing our own socket at the end is the one change to the file system that is left. */
 static bool allow_socket_folder(int rules, const char *socket, struct err *err)
 {
@@ -100,10 +84,7 @@ bool sandbox_fence(const struct config *config, struct err *err)
         log_info("this kernel has no Landlock: the machine's process is fenced by seccomp alone");
         return true;
     }
-    good = (!config->kernel[0] ||
-            landlock_allow(rules, config->kernel, LANDLOCK_ACCESS_FS_READ_FILE, err)) &&
-           allow_list(rules, config->initrd, err) &&
-           (!config->qmp[0] || allow_socket_folder(rules, config->qmp, err));
+    good = !config->qmp[0] || allow_socket_folder(rules, config->qmp, err);
     if (good && syscall(SYS_landlock_restrict_self, rules, 0))
         good = err_set(err, errno, "cannot enter the file fence: %s", strerror(errno));
     close(rules);
@@ -146,10 +127,9 @@ static const struct {
     {SCMP_SYS(shutdown), "ending a client's connection"},
     {SCMP_SYS(close), "clients that left"},
     {SCMP_SYS(unlink), "our own QMP socket at the end"},
-    /* files: Landlock leaves the kernel, its modules and nothing else */
-    {SCMP_SYS(openat), "the kernel at a reboot"},
-    {SCMP_SYS(fstat), "its size"},
-    {SCMP_SYS(newfstatat), "its size; a disk's use of space for query-block"},
+    /* files that are open already */
+    {SCMP_SYS(fstat), "the kernel file's size at a reboot"},
+    {SCMP_SYS(newfstatat), "a disk's use of space for query-block"},
     {SCMP_SYS(fcntl), "descriptor flags of clients"},
     /* memory */
     {SCMP_SYS(brk), "malloc"},
@@ -201,10 +181,13 @@ static int allow_own_signals(scmp_filter_ctx f)
     return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, own);
 }
 
+/* A vCPU's thread, which may still be starting, names itself and asks for precise timers. */
 static int allow_prctl(scmp_filter_ctx f)
 {
     return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
-                            SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+                            SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME)) |
+           seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
+                            SCMP_A0(SCMP_CMP_EQ, PR_SET_TIMERSLACK));
 }
 
 static const uint32_t allowed_ioctls[] = {
