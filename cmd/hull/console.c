@@ -241,7 +241,8 @@ static void relay_until_end(struct relay *r, int child_fd)
     }
 }
 
-bool console_run(int console, int control, pid_t child, int *status, struct err *err)
+bool console_run(int console, int control, pid_t child, int *status, int *signal,
+                 struct err *err)
 {
     struct relay r = {
         .console = console, .control = control, .child = child, .signals = open_signals()};
@@ -260,5 +261,6 @@ bool console_run(int console, int control, pid_t child, int *status, struct err 
     close(r.signals);
     while (waitpid(child, status, 0) < 0 && errno == EINTR)
         ;
+    *signal = r.ended_by;
     return true;
 }

@@ -32,8 +32,10 @@ pid_t program_start(char *const argv[], const int *keep, struct err *err);
 bool usernet_start(const char *text, pid_t *pid, int *fd, struct err *err);
 
 /* ---- console.c ---- */
-/* Joins the terminal (or whatever stdin and stdout are) to `console` until `child` ends; its wait
- * status in *status. console -1: only waits. `control` is a QMP connection for Ctrl-A commands. */
-bool console_run(int console, int control, pid_t child, int *status, struct err *err);
+/* Joins the terminal (or whatever stdin and stdout are) to `console` until `child` ends: its wait
+ * status in *status, the signal to us that ended it in *signal, else 0. console -1: only waits.
+ * `control` is a QMP connection for Ctrl-A commands. */
+bool console_run(int console, int control, pid_t child, int *status, int *signal,
+                 struct err *err);
 
 #endif

@@ -43,7 +43,7 @@ static json_t *model_list(void)
 {
     json_t *list = json_array();
 
-    for (const char *const *name = cpu_model_names; *name; name++)
+    for (const char *const *name = cpu_model_names(); *name; name++)
         json_array_append_new(list, json_string(*name));
     return list;
 }

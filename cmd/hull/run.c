@@ -215,19 +215,29 @@ static int exit_status(int status)
     return 128 + WTERMSIG(status);
 }
 
+/* A machine that was killed could not remove its socket. Nobody listens there any more. */
+static void unlink_qmp(const struct config *c)
+{
+    struct stat st;
+
+    if (c->qmp[0] && !lstat(c->qmp, &st) && S_ISSOCK(st.st_mode))
+        unlink(c->qmp);
+}
+
 static int run(struct run *r, struct err *err)
 {
     pid_t machine;
-    int status;
+    int status, signal;
 
     if (!start_networks(r, err))
         return EXIT_FAILED;
     machine = start_machine(r, err);
     close_kept(r);
-    if (machine < 0 || !console_run(r->console, r->control, machine, &status, err))
+    if (machine < 0 || !console_run(r->console, r->control, machine, &status, &signal, err))
         return EXIT_FAILED;
     err->text[0] = 0;
-    return exit_status(status);
+    unlink_qmp(&r->config);
+    return signal ? 128 + signal : exit_status(status);
 }
 
 int cmd_run(int argc, char **argv)
