@@ -93,11 +93,10 @@ static void block_signals(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
-/* Says what went wrong and gives the status that stands for it. */
 static int failed(const struct err *err)
 {
     log_error("%s", err->text);
-    return err->code == EINVAL ? MACHINE_USAGE : MACHINE_FAILED;
+    return MACHINE_FAILED;
 }
 
 static int start(void)

@@ -241,8 +241,7 @@ static void relay_until_end(struct relay *r, int child_fd)
     }
 }
 
-bool console_run(int console, int control, pid_t child, int *status, int *signal,
-                 struct err *err)
+bool console_run(int console, int control, pid_t child, int *status, int *signal, struct err *err)
 {
     struct relay r = {
         .console = console, .control = control, .child = child, .signals = open_signals()};

@@ -28,14 +28,14 @@ pid_t program_start(char *const argv[], const int *keep, struct err *err);
 
 /* ---- usernet.c ---- */
 /* Starts hull-usernet for an interface described by `text` ("user,..."); the machine's end of the
- * connection in *fd. Waits until its ports are bound. */
+ * connection in *fd. Waits until its ports are bound. An error without a text was reported by
+ * hull-usernet itself. */
 bool usernet_start(const char *text, pid_t *pid, int *fd, struct err *err);
 
 /* ---- console.c ---- */
 /* Joins the terminal (or whatever stdin and stdout are) to `console` until `child` ends: its wait
  * status in *status, the signal to us that ended it in *signal, else 0. console -1: only waits.
  * `control` is a QMP connection for Ctrl-A commands. */
-bool console_run(int console, int control, pid_t child, int *status, int *signal,
-                 struct err *err);
+bool console_run(int console, int control, pid_t child, int *status, int *signal, struct err *err);
 
 #endif

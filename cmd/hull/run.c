@@ -6,6 +6,8 @@
  *
  * hull keeps the terminal and the helpers; the machine itself is hull-vmm's alone. */
 #include "hull.h"
+#include "engine/x86/model.h"
+#include "net/net.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,6 +80,21 @@ static bool use_boot_folder(struct config *c, struct err *err)
         return false;
     if (!c->append[0])
         strcpy(c->append, append);
+    return true;
+}
+
+/* What the command line says in words of other layers: wrong ones are wrong usage. */
+static bool check_words(const struct config *c, struct err *err)
+{
+    struct net_config net;
+    struct cpu_model *model = cpu_model_new(c->cpu, err);
+
+    if (!model)
+        return err_wrap(err, "--cpu %s", c->cpu);
+    cpu_model_free(model);
+    for (unsigned i = 0; i < c->net_count; i++)
+        if (!net_config_parse(&net, c->net[i].text, err))
+            return false;
     return true;
 }
 
@@ -252,7 +269,7 @@ int cmd_run(int argc, char **argv)
             return EXIT_DONE;
         }
     config_defaults(&r.config);
-    if (!config_parse_args(&r.config, argc, argv, &err))
+    if (!config_parse_args(&r.config, argc, argv, &err) || !check_words(&r.config, &err))
         return usage_error("run", &err);
     if (!finish_config(&r.config, &err)) {
         log_error("%s", err.text);

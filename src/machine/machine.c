@@ -250,8 +250,8 @@ bool machine_open(struct machine *m, const struct config *config, struct err *er
 
 bool machine_start(struct machine *m, struct err *err)
 {
-    /* Landlock binds a thread and those it starts, so it comes before the vCPUs' threads; seccomp is
-     * put on all threads at once, after the calls that start them. */
+    /* Landlock binds a thread and those it starts, so it comes before the vCPUs' threads; seccomp
+     * is put on all threads at once, after the calls that start them. */
     if (m->config.sandbox && !sandbox_fence(&m->config, err))
         return false;
     if (!vm_start(&m->vm, err))

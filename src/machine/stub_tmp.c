@@ -5,11 +5,6 @@
 #include "engine/x86/model.h"
 #define W __attribute__((weak))
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
-W struct device *virtio_net_new(const char *id, struct net *const *backend, uint16_t pairs,
-                                const uint8_t mac[6], uint16_t mtu)
-{
-    return NULL;
-}
 W struct device *virtio_console_new(const char *id, struct chardev *console)
 {
     return NULL;

@@ -100,7 +100,7 @@ def test_host():
     refused('qmp in a missing folder', 1, [str(TMP / 'no' / 'q')], *with_kernel('--qmp', TMP / 'no' / 'q'))
     refused('serial file that cannot be made', 1, [str(TMP / 'no' / 's')],
             *with_kernel('--serial', f'file:{TMP}/no/s'))
-    refused('a user that is not there', 2, ['nosuchuser'], *with_kernel('--user', 'nosuchuser'))
+    refused('a user that is not there', 1, ['nosuchuser'], *with_kernel('--user', 'nosuchuser'))
 
 
 def test_verbs():
