@@ -135,7 +135,8 @@ static void begin(uint64_t features)
     for (unsigned i = 0; i < PAIRS; i++)
         peer[i].count = peer[i].resumes = peer[i].full = 0;
     memset(&header, 0, sizeof header);
-    guest_begin(&g, features, card->v.queue_count, 64);
+    if (!guest_begin(&g, features, card->v.queue_count, 64))
+        ok(false, "the driver cannot begin");
 }
 
 /* ---- tests ---- */
@@ -402,13 +403,14 @@ static void test_vnet_hdr(void)
     device_free(tap);
     dev = old;
     card = old_card;
-    g.slot = slot;
+    guest_probe(&g, slot);
 }
 
 static void test_random(void)
 {
     uint64_t random = 31;
     unsigned resets = 0;
+    uint8_t frame[2048];
 
     begin(ALL);
     for (unsigned i = 0; i < 4000; i++) {
@@ -430,8 +432,9 @@ static void test_random(void)
             resets++;
         }
         guest_kick(&g, queue);
-        (void)peer[i % 2].net.sink->receive(peer[i % 2].net.sink, &(struct iovec){p, 14 + i % 2000},
-                                            1);
+        memcpy(frame, p, sizeof frame);
+        peer[i % 2].net.sink->receive(peer[i % 2].net.sink, &(struct iovec){frame, 14 + i % 2000},
+                                      1);
         loop_turn(g.loop, 0);
         while (guest_used(&g, queue, NULL) >= 0)
             ;
