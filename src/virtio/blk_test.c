@@ -368,11 +368,12 @@ int main(void)
     test_many();
     test_reset();
     test_writeback();
-    guest_check_registers(&g, dev, 2, 20000);
+    ok(guest_check_registers(&g, dev, 2, 20000), "20000 random register accesses do no harm");
     test_random();
     guest_begin(&g, ALL, QUEUES, 128);
     fresh = guest_attach(&g, virtio_blk_new("disk1", block, QUEUES));
-    guest_check_state(&g, dev, fresh);
+    ok(guest_check_state(&g, dev, fresh),
+       "state: saved, restored, saved again; cut streams are refused");
     device_free(dev);
     guest_settle(&g);
     ok(io(0, VIRTIO_BLK_T_IN, 0, data_at, 512) == 0, "the restored disk works");

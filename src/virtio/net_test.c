@@ -465,12 +465,13 @@ int main(void)
     test_filter();
     test_pairs();
     test_link();
-    guest_check_registers(&g, dev, 3, 20000);
+    ok(guest_check_registers(&g, dev, 3, 20000), "20000 random register accesses do no harm");
     test_random();
     test_vnet_hdr();
     begin(ALL);
     fresh = guest_attach(&g, card_new("net1", false, PAIRS));
-    guest_check_state(&g, dev, fresh);
+    ok(guest_check_state(&g, dev, fresh),
+       "state: saved, restored, saved again; cut streams are refused");
     device_free(dev);
     dev = fresh;
     card = container_of(dev, struct virtio_net, v.dev);

@@ -86,9 +86,10 @@ void guest_settle(struct guest *g);
 /* One whole request: add, kick, wait. Gives the used length, -1 if nothing came back. */
 int64_t guest_request(struct guest *g, unsigned queue, const struct guest_buf *buf, unsigned count);
 
-/* The tests that every device passes, from its tables (STYLE.md, 3). The device must be running. */
-void guest_check_state(struct guest *g, struct device *dev, struct device *fresh);
-void guest_check_registers(struct guest *g, struct device *dev, unsigned seed, unsigned rounds);
+/* The tests that every device passes, from its tables (STYLE.md, 3). The device must be running.
+ * False: a line in the output says why. */
+bool guest_check_state(struct guest *g, struct device *dev, struct device *fresh);
+bool guest_check_registers(struct guest *g, struct device *dev, unsigned seed, unsigned rounds);
 
 uint64_t guest_random(uint64_t *seed);
 

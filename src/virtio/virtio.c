@@ -98,16 +98,19 @@ void virtio_kick(struct virtio *v, unsigned queue)
     queue_release(q);
 }
 
+/* The order matters: the eventfd is read, then the flag falls, then the queue is looked at. A notification
+ * before the flag falls is covered by the look (the exchange is a full barrier here and in
+ * virtio_notify); one after it writes again. Were the flag to fall before the read, the read could eat
+ * the write of a later notification and leave its flag up for ever. */
 static void kick_ready(struct watch *w, uint32_t events)
 {
     struct virtio_queue *vq = container_of(w, struct virtio_queue, kick);
     uint64_t count;
+    ssize_t got = read(w->fd, &count, sizeof count);
 
     (void)events;
-    /* A full barrier, as in virtio_notify: what was offered before a notification that found the
-     * flag set is seen by the queue below. */
     (void)__atomic_exchange_n(&vq->kicked, false, __ATOMIC_SEQ_CST);
-    if (read(w->fd, &count, sizeof count) == sizeof count)
+    if (got == sizeof count)
         virtio_kick(vq->v, vq->q.index);
 }
 
@@ -119,8 +122,7 @@ void virtio_notify(struct virtio *v, uint32_t queue)
     if (queue >= v->queue_count)
         return;
     vq = &v->queue[queue];
-    /* One write wakes the loop; further ones would only cost. The flag falls before the eventfd is
-     * read, so a kick that comes after the read writes again. */
+    /* One write wakes the loop; further ones would only cost. See kick_ready. */
     if (!__atomic_exchange_n(&vq->kicked, true, __ATOMIC_SEQ_CST))
         (void)!write(vq->kick.fd, &one, sizeof one);
 }
