@@ -265,6 +265,14 @@ void op_str(struct soft_cpu *cpu, const struct insn *in)
     store16(cpu, in, cpu->tr.sel);
 }
 
+/* LLDT and LTR: #UD in real and v8086 mode comes before #GP for the ring. */
+static void needs_ring0(struct soft_cpu *cpu)
+{
+    needs_protected(cpu);
+    if (cpu->cpl)
+        soft_gp(cpu, 0);
+}
+
 static void system_desc(struct soft_cpu *cpu, uint16_t sel, struct desc *d)
 {
     if (sel & 4)
@@ -279,7 +287,7 @@ void op_lldt(struct soft_cpu *cpu, const struct insn *in)
     uint16_t sel;
     struct desc d;
 
-    needs_protected(cpu);
+    needs_ring0(cpu);
     sel = (uint16_t)operand16(cpu, in);
     if (null_sel(sel)) {
         cpu->ldt = (struct x86_seg){.sel = sel};
@@ -298,7 +306,7 @@ void op_ltr(struct soft_cpu *cpu, const struct insn *in)
     uint16_t sel;
     struct desc d;
 
-    needs_protected(cpu);
+    needs_ring0(cpu);
     sel = (uint16_t)operand16(cpu, in);
     if (null_sel(sel))
         soft_gp(cpu, 0);
