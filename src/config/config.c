@@ -60,7 +60,7 @@ void config_defaults(struct config *c)
     c->memory = 512 * MiB;
     strcpy(c->serial, "stdio");
     strcpy(c->console, "none");
-    c->balloon = false;
+    c->balloon = true;
     c->sandbox = true;
 }
 
