@@ -236,6 +236,23 @@ static unsigned fp_flags(const char *name)
     return flags;
 }
 
+/* dst, src [,imm] or dst, src, src [,imm], all whole vector registers but for the last source: the
+ * caller has a quick way for those. */
+static unsigned plain_flags(const struct x86_form *f, unsigned flags)
+{
+    unsigned sources = place_of(f, 1) == X86_AT_XVVVV ? 2 : 1;
+    unsigned last = place_of(f, sources), after = place_of(f, sources + 1);
+
+    if ((flags & (THUNK_MEM | THUNK_MMX)) || place_of(f, 0) != X86_AT_XREG || !(f->access[0] & 2) ||
+        f->flags_written)
+        return 0;
+    if (last != X86_AT_XRM && last != X86_AT_XRMREG)
+        return 0;
+    if (after != X86_AT_NONE && after != X86_AT_IMM)
+        return 0;
+    return sources == 2 ? THUNK_PLAIN3 : THUNK_PLAIN2;
+}
+
 static uint32_t emit_form(unsigned form, uint32_t *entry, uint32_t at, unsigned *flags)
 {
     const struct x86_form *f = &x86_form[form];
@@ -261,6 +278,7 @@ static uint32_t emit_form(unsigned form, uint32_t *entry, uint32_t at, unsigned 
     for (unsigned i = 0; i < 4; i++)
         if (place_of(f, i) >= X86_AT_MREG && place_of(f, i) <= X86_AT_MRMREG)
             *flags |= THUNK_MMX;
+    *flags |= plain_flags(f, *flags);
     if (strstr(x86_op_name[f->op], "insertps"))
         *flags |= THUNK_IMM6;
     if (is_fp(x86_op_name[f->op]))
@@ -289,7 +307,7 @@ static bool write_thunks(uint32_t *entry, unsigned *flags)
                 entry[4 * i + 3]);
     emit_symbol(".section .rodata", "soft_thunk_flags", 64);
     for (unsigned i = 0; i < x86_form_count; i++)
-        fprintf(out, "\t.byte %u\n", flags[i]);
+        fprintf(out, "\t.short %u\n", flags[i]);
     fprintf(out, "\t.section .note.GNU-stack,\"\",@progbits\n");
     return !ferror(out);
 }
@@ -336,6 +354,25 @@ static const struct special {
     {"vpcmpistrm", "op_pcmpstr"},
 };
 
+/* Moves that have quick handlers; these names with a v in front too. */
+static const char *move_handler(const char *name)
+{
+    static const char *const whole[] = {"movaps",  "movups",  "movapd",   "movupd",
+                                        "movdqa",  "movdqu",  "lddqu",    "movntdq",
+                                        "movntps", "movntpd", "movntdqa", NULL};
+    static const char *const low[] = {"movd", "movq", "movss", "movsd", NULL};
+
+    if (*name == 'v')
+        name++;
+    for (unsigned i = 0; whole[i]; i++)
+        if (!strcmp(name, whole[i]))
+            return "op_vec_move";
+    for (unsigned i = 0; low[i]; i++)
+        if (!strcmp(name, low[i]))
+            return "op_vec_move_low";
+    return NULL;
+}
+
 static const char *handler_of(unsigned form, const uint32_t *entry)
 {
     const struct x86_form *f = &x86_form[form];
@@ -349,7 +386,9 @@ static const char *handler_of(unsigned form, const uint32_t *entry)
             return "op_gather";
     if (e->map == X86_MAP_1 && e->opcode >= 0xd8 && e->opcode <= 0xdf)
         return "op_x87";
-    return entry[4 * form] || entry[4 * form + 2] ? "op_vec" : NULL;
+    if (!entry[4 * form] && !entry[4 * form + 2])
+        return NULL;
+    return move_handler(x86_op_name[f->op]) ? move_handler(x86_op_name[f->op]) : "op_vec";
 }
 
 /* One line per operation. All forms of one must have the same handler. */

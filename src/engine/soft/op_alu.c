@@ -3,6 +3,7 @@
  * own instruction on it, so that results and all flags, undefined ones included, are the
  * processor's. */
 #include "engine/soft/operand.h"
+#include "engine/soft/vector.h"
 #include "engine/soft/ops.h"
 
 /* One host instruction on memory `p` with a register source, under each operand size. */
@@ -257,7 +258,7 @@ void soft_op_cmpxchg16b(struct soft_cpu *cpu, const struct insn *in)
     struct operand o;
     bool equal;
 
-    if ((cpu->seg[in->seg].base + offset) & 15) /* before the address itself is looked at */
+    if (soft_misaligned(cpu, in, offset, 16)) /* before the address itself is looked at */
         soft_gp(cpu, 0);
     operand_open_memory(cpu, in, offset, 16, true, &o);
     __asm__ volatile("lock; cmpxchg16b (%[p])"

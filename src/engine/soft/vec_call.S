@@ -78,4 +78,56 @@ soft_mmx_call:
         finish
         .size   soft_mmx_call, . - soft_mmx_call
 
+/* soft_plain...(dst, src..., thunk). Thunks of such forms touch no general register. */
+        .macro  plain name
+        .globl  \name
+        .hidden \name
+        .type   \name, @function
+        .balign 32
+\name:
+        .endm
+
+        plain   soft_plain2_128
+        movaps  (%rdi), %xmm1
+        movups  (%rsi), %xmm2
+        call    *%rdx
+        movaps  %xmm1, (%rdi)
+        ret
+        .size   soft_plain2_128, . - soft_plain2_128
+
+        plain   soft_plain3_128
+        movaps  (%rdi), %xmm1
+        movaps  (%rsi), %xmm2
+        movups  (%rdx), %xmm3
+        call    *%rcx
+        movaps  %xmm1, (%rdi)
+        ret
+        .size   soft_plain3_128, . - soft_plain3_128
+
+        plain   soft_plain2_256
+        vmovaps (%rdi), %xmm1
+        vinsertf128 $1, 416(%rdi), %ymm1, %ymm1
+        vmovaps (%rsi), %xmm2
+        vinsertf128 $1, 416(%rsi), %ymm2, %ymm2
+        call    *%rdx
+        vmovaps %xmm1, (%rdi)
+        vextractf128 $1, %ymm1, 416(%rdi)
+        vzeroupper
+        ret
+        .size   soft_plain2_256, . - soft_plain2_256
+
+        plain   soft_plain3_256
+        vmovaps (%rdi), %xmm1
+        vinsertf128 $1, 416(%rdi), %ymm1, %ymm1
+        vmovaps (%rsi), %xmm2
+        vinsertf128 $1, 416(%rsi), %ymm2, %ymm2
+        vmovaps (%rdx), %xmm3
+        vinsertf128 $1, 416(%rdx), %ymm3, %ymm3
+        call    *%rcx
+        vmovaps %xmm1, (%rdi)
+        vextractf128 $1, %ymm1, 416(%rdi)
+        vzeroupper
+        ret
+        .size   soft_plain3_256, . - soft_plain3_256
+
         .section .note.GNU-stack, "", @progbits

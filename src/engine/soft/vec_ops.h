@@ -6,7 +6,8 @@
 
 #include "engine/soft/soft.h"
 
-soft_op_fn op_vec, op_pcmpstr, op_emms; /* vector.c */
+soft_op_fn op_vec_move, op_vec_move_low; /* vec_move.c */
+soft_op_fn op_vec, op_pcmpstr, op_emms;  /* vector.c */
 soft_op_fn op_vmaskmov, op_maskmovdqu, op_maskmovq, op_gather, op_vzero, op_ldmxcsr,
     op_stmxcsr;                                                           /* vec_special.c */
 soft_op_fn op_x87, op_fwait, op_x87_save_env, op_x87_load_env, op_fninit; /* x87.c */

@@ -5,8 +5,8 @@
  * operand kinds say, calls the thunk, writes back. Nothing of the guest changes before the last
  * fault that is possible: loads, then the operation on copies, then #XM, then the store, then
  * registers. */
+#include "engine/soft/quick.h"
 #include "engine/soft/thunk.h"
-#include "engine/soft/tlb.h"
 #include "engine/soft/vec_ops.h"
 #include "engine/soft/vector.h"
 #include <string.h>
@@ -358,11 +358,100 @@ static inline void run(struct soft_cpu *cpu, const struct insn *in, struct vec_a
         cpu->arith = a->arith;
 }
 
+/* ---- the quick way for plain forms ---- */
+
+struct plain_source { /* a register's two halves, as in cpu->xsave */
+    uint8_t low[16] __attribute__((aligned(16)));
+    uint8_t between[HIGH_HALF - 16];
+    uint8_t high[16];
+};
+
+/* The last source: a register, memory itself, or a copy of it in *s. */
+static inline const void *plain_source(struct soft_cpu *cpu, const struct insn *in,
+                                       struct plain_source *s)
+{
+    unsigned size;
+    const uint8_t *p;
+
+    if (!in->mem)
+        return soft_xmm(cpu, in->rm);
+    size = x86_mem_size(in);
+    p = quick_read(cpu, in, size);
+    if (size == 16 && in->opsize == 16) {
+        if (likely(p != NULL))
+            return p;
+        soft_vec_load(cpu, in, s->low, 16);
+        return s->low;
+    }
+    memset(s->high, 0, 16);
+    if (size == 32) {
+        uint8_t whole[32];
+
+        if (p == NULL)
+            soft_vec_load(cpu, in, whole, 32), p = whole;
+        memcpy(s->low, p, 16);
+        memcpy(s->high, p + 16, 16);
+        return s->low;
+    }
+    memset(s->low, 0, 16);
+    if (likely(p != NULL))
+        copy_small(s->low, p, size);
+    else
+        soft_vec_load(cpu, in, s->low, size);
+    return s->low;
+}
+
+static inline void plain_call(struct soft_cpu *cpu, const struct insn *in, unsigned flags,
+                              const void *thunk, void *dst, const void *src)
+{
+    const void *src1 = soft_xmm(cpu, in->vvvv);
+
+    if (in->opsize == 32) {
+        if (flags & THUNK_PLAIN3)
+            soft_plain3_256(dst, src1, src, thunk);
+        else
+            soft_plain2_256(dst, src, thunk);
+        return;
+    }
+    if (flags & THUNK_PLAIN3)
+        soft_plain3_128(dst, src1, src, thunk);
+    else
+        soft_plain2_128(dst, src, thunk);
+    if (in->prefix & X86_P_VEX)
+        memset((uint8_t *)dst + HIGH_HALF, 0, 16);
+}
+
+static void run_plain(struct soft_cpu *cpu, const struct insn *in, unsigned flags)
+{
+    const void *thunk = thunk_of(cpu, in), *src;
+    struct plain_source copy;
+    uint32_t mxcsr;
+
+    soft_vec_gate(cpu, x86_form[in->form].gate);
+    if (unlikely(thunk == NULL))
+        soft_ud(cpu);
+    src = plain_source(cpu, in, &copy);
+    if (flags & THUNK_FP)
+        _mm_setcsr(cpu->mxcsr);
+    plain_call(cpu, in, flags, thunk, soft_xmm(cpu, in->reg), src);
+    if (flags & THUNK_FP) {
+        mxcsr = _mm_getcsr();
+        if (unlikely((mxcsr & ~MXCSR_FLAGS) != MXCSR_DEFAULT))
+            _mm_setcsr(MXCSR_DEFAULT);
+        cpu->mxcsr = mxcsr;
+    }
+}
+
 void op_vec(struct soft_cpu *cpu, const struct insn *in)
 {
+    unsigned flags = soft_thunk_flags[in->form];
+    bool masked = (cpu->mxcsr & MXCSR_DEFAULT) == MXCSR_DEFAULT;
     struct vec_args a;
 
-    run(cpu, in, &a);
+    if (likely((flags & (THUNK_PLAIN2 | THUNK_PLAIN3)) && (masked || !(flags & THUNK_FP))))
+        run_plain(cpu, in, flags);
+    else
+        run(cpu, in, &a);
 }
 
 /* The explicit string lengths are in EAX and EDX, or RAX and RDX with W; beyond 16 they saturate.

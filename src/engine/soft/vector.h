@@ -64,6 +64,15 @@ uint8_t *soft_mm(struct soft_cpu *cpu, unsigned r);
 /* What every MMX instruction does: TOP becomes 0, all tags valid (EMMS empties them then). */
 void soft_mmx_enter(struct soft_cpu *cpu);
 
+/* Whether the operand at offset `ea` misses its alignment (a power of 2). */
+static inline bool soft_misaligned(const struct soft_cpu *cpu, const struct insn *in, uint64_t ea,
+                                   unsigned align)
+{
+    bool flat = cpu->mode == X86_MODE_64 && in->seg < SEG_FS;
+
+    return ((flat ? 0 : cpu->seg[in->seg].base) + ea) & (align - 1);
+}
+
 /* The memory operand in one piece. Alignment, segment and page faults are raised; store may fault
  * too, so it comes before anything else changes. */
 void soft_vec_load(struct soft_cpu *cpu, const struct insn *in, void *dst, unsigned size);

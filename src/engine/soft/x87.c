@@ -37,12 +37,16 @@ static uint16_t host_fsw(void)
     return fsw;
 }
 
-static uint16_t host_fcw(void)
+/* The image's control word stays right while the registers are live: who changes the host's says so
+ * here. With everything masked nothing can be pending. */
+static void note_control(struct soft_cpu *cpu)
 {
-    uint16_t fcw;
+    __asm__ volatile("fnstcw %0" : "=m"(*(uint16_t *)(void *)cpu->xsave));
+}
 
-    __asm__ volatile("fnstcw %0" : "=m"(fcw));
-    return fcw;
+static bool all_masked(const struct soft_cpu *cpu)
+{
+    return (cpu->xsave[0] & FCW_MASKS) == FCW_MASKS;
 }
 
 void soft_fpu_load(struct soft_cpu *cpu)
@@ -96,6 +100,8 @@ void soft_fpu_wait(struct soft_cpu *cpu)
 {
     uint16_t fsw;
 
+    if (likely(all_masked(cpu)))
+        return;
     if (cpu->fpu_live)
         fsw = host_fsw();
     else
@@ -104,7 +110,7 @@ void soft_fpu_wait(struct soft_cpu *cpu)
         soft_raise(cpu, VEC_MF, NO_CODE);
 }
 
-static bool is_waiting(const struct insn *in)
+static inline bool is_waiting(const struct insn *in)
 {
     unsigned reg = (in->modrm >> 3) & 7;
 
@@ -118,7 +124,7 @@ static bool is_waiting(const struct insn *in)
 }
 
 /* FLDCW, FNCLEX and the like leave the pointers alone. */
-static bool is_control(const struct insn *in)
+static inline bool is_control(const struct insn *in)
 {
     return !is_waiting(in) ||
            (in->mem && (in->opcode == 0xd9 || in->opcode == 0xdd) && ((in->modrm >> 3) & 7) >= 4);
@@ -142,18 +148,21 @@ static const void *thunk_of(const struct insn *in)
                    : soft_x87_reg_thunk + 4 * (op << 6 | (in->modrm & 63));
 }
 
-static void begin(struct soft_cpu *cpu, const struct insn *in)
+static inline void begin(struct soft_cpu *cpu, const struct insn *in)
 {
     soft_vec_gate(cpu, X86_GATE_X87);
-    soft_fpu_load(cpu);
+    if (unlikely(!cpu->fpu_live))
+        soft_fpu_load(cpu);
     if (is_waiting(in))
         soft_fpu_wait(cpu);
 }
 
 static void x87_register(struct soft_cpu *cpu, const struct insn *in)
 {
-    struct vec_args a = {.rax = cpu->reg[0], .arith = cpu->arith};
+    struct vec_args a;
 
+    a.rax = cpu->reg[0];
+    a.arith = cpu->arith;
     soft_x87_call(&a, thunk_of(in));
     cpu->reg[0] = a.rax;
     if (x86_form[in->form].flags_written)
@@ -168,18 +177,21 @@ static void x87_memory(struct soft_cpu *cpu, const struct insn *in)
     bool write = x86_mem_access(in) & 2;
     uint8_t buffer[16] __attribute__((aligned(16)));
     uint64_t ea = soft_ea(cpu, in);
-    struct vec_args a = {.mem = buffer};
+    struct vec_args a;
 
+    a.mem = buffer;
     if (write)
         soft_probe_write(cpu, in->seg, ea, size);
     /* An unmasked exception suppresses the store: then the same bytes go back. */
-    if (!write || (host_fcw() & FCW_MASKS) != FCW_MASKS)
+    if (!write || !all_masked(cpu))
         soft_load_bytes(cpu, in->seg, ea, buffer, size);
     soft_x87_call(&a, thunk_of(in));
     if (write)
         soft_store_bytes(cpu, in->seg, ea, buffer, size);
     if (!is_control(in))
         note_pointers(cpu, in, ea);
+    else
+        note_control(cpu);
 }
 
 void op_x87(struct soft_cpu *cpu, const struct insn *in)
@@ -320,6 +332,7 @@ void op_x87_save_env(struct soft_cpu *cpu, const struct insn *in)
     soft_store_bytes(cpu, in->seg, ea, image, size + (all ? ENV_REGS : 0));
     if (all)
         memset(cpu->xsave + 6, 0, 18);
+    note_control(cpu);
 }
 
 /* FLDENV and FRSTOR. */
@@ -336,6 +349,7 @@ void op_x87_load_env(struct soft_cpu *cpu, const struct insn *in)
     if (all)
         memcpy(host + ENV_SIZE, image + size, ENV_REGS);
     soft_x87_call(&a, thunk_of(in));
+    note_control(cpu);
 }
 
 /* FNINIT also clears the pointers. */
@@ -344,4 +358,5 @@ void op_fninit(struct soft_cpu *cpu, const struct insn *in)
     begin(cpu, in);
     x87_register(cpu, in);
     memset(cpu->xsave + 6, 0, 18);
+    note_control(cpu);
 }
