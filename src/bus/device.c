@@ -23,6 +23,8 @@ struct device *device_new(const struct device_type *type, const char *id)
 
 bool device_attach(struct board *board, struct device *dev, struct err *err)
 {
+    if (!dev)
+        return err_set(err, ENOMEM, "no memory for a device");
     dev->board = board;
     if (board_device(board, dev->id)) {
         err_set(err, EEXIST, "device id %s is taken", dev->id);

@@ -90,7 +90,7 @@ struct device {
 
 /* A zeroed device of `type->size` bytes, not yet attached: fill its config, then device_attach. */
 struct device *device_new(const struct device_type *type, const char *id);
-/* On failure the device is freed. On success the board owns it. */
+/* On failure the device is freed. On success the board owns it. NULL is out of memory. */
 bool device_attach(struct board *board, struct device *dev, struct err *err);
 void device_free(struct device *dev); /* detaches, unlinks and frees */
 void board_init(struct board *board, const struct board_ops *ops);

@@ -2,18 +2,11 @@
 /* The list of device types, and the standard board made of them. */
 #include "dev/types.h"
 
-#include <errno.h>
-
 const struct device_type *const device_types[] = {
     &irqchip_type, &pic_type,      &ioapic_type,    &hostbridge_type, &pm_type,
     &lpc_type,     &pit_type,      &rtc_type,       &hpet_type,       &i8042_type,
     &uart_type,    &debugcon_type, &debugexit_type, &pvpanic_type,    NULL,
 };
-
-static bool add(struct board *board, struct device *dev, struct err *err)
-{
-    return dev ? device_attach(board, dev, err) : err_set(err, ENOMEM, "no memory for a device");
-}
 
 static bool wanted(const struct device_type *t, const struct board_parts *parts)
 {
@@ -31,10 +24,10 @@ static bool wanted(const struct device_type *t, const struct board_parts *parts)
 bool board_attach(struct board *board, const struct board_parts *parts, struct err *err)
 {
     for (const struct device_type *const *t = device_types; *t; t++)
-        if (wanted(*t, parts) && !add(board, device_new(*t, (*t)->name), err))
+        if (wanted(*t, parts) && !device_attach(board, device_new(*t, (*t)->name), err))
             return false;
     for (unsigned i = 0; i < BOARD_UARTS; i++)
-        if (parts->serial[i] && !add(board, uart_new(i, parts->serial[i]), err))
+        if (parts->serial[i] && !device_attach(board, uart_new(i, parts->serial[i]), err))
             return false;
-    return !parts->debugcon || add(board, debugcon_new(parts->debugcon), err);
+    return !parts->debugcon || device_attach(board, debugcon_new(parts->debugcon), err);
 }
