@@ -136,7 +136,7 @@ static void test_i8042_controller(void)
     outb(0x64, 0xaa);
     ok(answer() == 0x55 && (inb(0x64) & 4), "self test");
     outb(0x64, 0x20);
-    ok(answer() == 0x25, "command byte");
+    ok(answer() == 0x65, "command byte");
     outb(0x64, 0x60);
     outb(0x60, 0x03);
     outb(0x64, 0x20);
@@ -177,6 +177,10 @@ static void test_i8042_devices(void)
     ok(tb.rises[1] == 2, "an interrupt for each byte");
     outb(0x60, 0xf2);
     ok(answer() == 0xfa && answer() == 0xab && answer() == 0x83, "keyboard id");
+    outb(0x64, 0x60);
+    outb(0x60, 0x43);
+    outb(0x60, 0xf2);
+    ok(answer() == 0xfa && answer() == 0xab && answer() == 0x41, "keyboard id, translated");
     outb(0x60, 0xed);
     ok(answer() == 0xfa, "LEDs");
     outb(0x60, 0x02);

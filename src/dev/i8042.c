@@ -23,6 +23,7 @@ enum { /* command byte */
        MODE_SYSTEM = 0x04,
        MODE_KBD_OFF = 0x10,
        MODE_MOUSE_OFF = 0x20,
+       MODE_TRANSLATE = 0x40, /* keyboard's set 2 codes to set 1, as PC software expects */
 };
 
 enum { PORT_RESET = 0x01, PORT_A20 = 0x02 }; /* output port; reset is active low */
@@ -47,6 +48,15 @@ static struct i8042 *i8042_of(struct device *dev)
     return container_of(dev, struct i8042, dev);
 }
 
+/* The keyboard only answers commands yet, so of the translation table just its id byte is needed.
+ */
+static uint8_t keyboard_byte(struct i8042 *c)
+{
+    uint8_t byte = ps2_pop(&c->keyboard);
+
+    return (c->mode & MODE_TRANSLATE) && byte == 0x83 ? 0x41 : byte;
+}
+
 /* Fills the output buffer if it is empty, and sets both interrupt lines from it. */
 static void i8042_update(struct i8042 *c)
 {
@@ -55,7 +65,7 @@ static void i8042_update(struct i8042 *c)
         c->source = c->answer_source;
         c->answer_source = FROM_NONE;
     } else if (c->source == FROM_NONE && c->keyboard.count && !(c->mode & MODE_KBD_OFF)) {
-        c->output = ps2_pop(&c->keyboard);
+        c->output = keyboard_byte(c);
         c->source = FROM_KEYBOARD;
     } else if (c->source == FROM_NONE && c->mouse.count && !(c->mode & MODE_MOUSE_OFF)) {
         c->output = ps2_pop(&c->mouse);
@@ -185,7 +195,8 @@ static void i8042_reset(struct device *dev)
     pthread_mutex_lock(&dev->lock);
     ps2_reset(&c->keyboard, false);
     ps2_reset(&c->mouse, true);
-    c->mode = MODE_KBD_IRQ | MODE_SYSTEM | MODE_MOUSE_OFF; /* as firmware leaves it */
+    c->mode =
+        MODE_KBD_IRQ | MODE_SYSTEM | MODE_MOUSE_OFF | MODE_TRANSLATE; /* as firmware leaves it */
     c->port = PORT_RESET | PORT_A20;
     c->expect = c->output = c->source = c->answer = c->answer_source = 0;
     c->last_was_command = false;

@@ -53,6 +53,7 @@ struct uart {
     uint16_t divisor;
     uint8_t errors;  /* LSR bits 1-4 */
     uint8_t msr;     /* lines and what changed */
+    bool irq;        /* the line, as last driven */
     bool tx_pending; /* THRE interrupt not yet acknowledged */
     uint8_t rx[FIFO_LEN], rx_head, rx_count;
 };
@@ -95,7 +96,12 @@ static uint8_t uart_cause(const struct uart *u)
 
 static void uart_update(struct uart *u)
 {
-    board_irq(u->dev.board, uart_irq[u->index], uart_cause(u) != IIR_NONE);
+    bool irq = uart_cause(u) != IIR_NONE;
+
+    if (irq == u->irq)
+        return; /* most accesses: spares the interrupt controllers' locks */
+    u->irq = irq;
+    board_irq(u->dev.board, uart_irq[u->index], irq);
 }
 
 static uint8_t uart_lsr(const struct uart *u)
@@ -366,7 +372,8 @@ static bool uart_restored(struct device *dev, struct err *err)
     if (u->rx_count > rx_size(u))
         return err_set(err, EINVAL, "%u bytes received without a FIFO", u->rx_count);
     pthread_mutex_lock(&dev->lock);
-    uart_update(u);
+    u->irq = uart_cause(u) != IIR_NONE;
+    board_irq(dev->board, uart_irq[u->index], u->irq);
     pthread_mutex_unlock(&dev->lock);
     chardev_out_writable(&u->out);
     return true;
