@@ -25,7 +25,8 @@ struct soft_blocks {
     struct jump jump[JUMP_SIZE];
     struct context context[CONTEXTS];
     unsigned contexts;
-    uint64_t epoch; /* of the jump cache */
+    uint64_t epoch; /* of the jump cache; and since when entries of each address half are good */
+    uint64_t half_epoch[2];
     uint8_t *arena;
     size_t used;
     _Atomic uint32_t constant; /* generation of code that is not in RAM */
@@ -49,7 +50,7 @@ bool soft_cpu_open(struct soft_cpu *cpu, struct err *err)
     cpu->blocks = b == MAP_FAILED ? NULL : b;
     if (cpu->blocks == NULL)
         return err_set(err, ENOMEM, "no memory for a vCPU's blocks");
-    b->epoch = 1;
+    b->epoch = b->half_epoch[0] = b->half_epoch[1] = 1;
     cpu->jump = b->jump;
     b->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -118,9 +119,24 @@ static unsigned context_of(struct soft_blocks *b, const struct context *c)
     if (b->contexts == CONTEXTS) {
         b->contexts = 0;
         b->epoch++;
+        b->half_epoch[0] = b->half_epoch[1] = b->epoch;
     }
     b->context[b->contexts] = *c;
     return b->contexts++;
+}
+
+static void set_tags(struct soft_cpu *cpu)
+{
+    for (unsigned half = 0; half < 2; half++)
+        cpu->jump_tag[half] = cpu->blocks->half_epoch[half] << 8 | cpu->jump_context;
+}
+
+/* No entry of the jump cache is good any more. */
+static void forget_all(struct soft_cpu *cpu)
+{
+    cpu->blocks->epoch++;
+    cpu->blocks->half_epoch[0] = cpu->blocks->half_epoch[1] = cpu->blocks->epoch;
+    set_tags(cpu);
 }
 
 void soft_mode_changed(struct soft_cpu *cpu)
@@ -142,13 +158,14 @@ void soft_mode_changed(struct soft_cpu *cpu)
         c.limit = cs->limit;
     }
     cpu->jump_context = context_of(cpu->blocks, &c);
-    cpu->jump_tag = cpu->blocks->epoch << 8 | cpu->jump_context;
+    set_tags(cpu);
 }
 
-void soft_blocks_forget_jumps(struct soft_cpu *cpu, bool global)
+void soft_blocks_forget_jumps(struct soft_cpu *cpu, unsigned half)
 {
     cpu->blocks->epoch++;
-    cpu->jump_tag = cpu->blocks->epoch << 8 | cpu->jump_context;
+    cpu->blocks->half_epoch[half] = cpu->blocks->epoch;
+    set_tags(cpu);
 }
 
 /* ---- fetching ---- */
@@ -250,9 +267,8 @@ static void reset_arena(struct soft_cpu *cpu)
 
     memset(b->hash, 0, sizeof b->hash);
     b->used = 0;
-    b->epoch++;
     b->counters.arena_resets++;
-    cpu->jump_tag = b->epoch << 8 | cpu->jump_context;
+    forget_all(cpu);
 }
 
 struct draft { /* a block before it has a place */
@@ -344,6 +360,7 @@ static void set_entry(struct soft_cpu *cpu, struct block *b)
     u->disp = (int32_t)b->generation[0];
     u->at = b->insns;
     u->n = 0;
+    u->insn = (uint16_t)((char *)u - (char *)b);
     u->dst =
         b->page[0] && b->first == b->bytes; /* may be linked to: depends on its own page alone */
 }
@@ -420,8 +437,10 @@ static bool block_valid(struct soft_cpu *cpu, struct block *b)
     if (b->generation[0] == now(b->page[0]) && b->generation[1] == now(b->page[1]))
         return true;
     protect(cpu, b);
-    if (!same_bytes(b))
+    if (!same_bytes(b)) {
+        b->generation[0]--; /* stays stale until it is replaced */
         return false;
+    }
     set_entry(cpu, b);
     cpu->blocks->counters.revalidated++;
     return true;
@@ -479,11 +498,11 @@ static bool cacheable(const struct soft_cpu *cpu, const struct uop *entry)
 const struct uop *soft_find(struct soft_cpu *cpu)
 {
     uint64_t rip = cpu->block_rip & ip_mask(cpu);
-    struct jump *j = &cpu->blocks->jump[(rip ^ rip >> 12) & (JUMP_SIZE - 1)];
+    struct jump *j = &cpu->blocks->jump[jump_slot(rip)];
     struct block *b;
 
     cpu->block_rip = rip;
-    if (likely(j->rip == rip && j->tag == cpu->jump_tag))
+    if (likely(j->rip == rip && j->tag == cpu->jump_tag[rip >> 63]))
         return j->uop;
     cpu->blocks->counters.finds++;
     cpu->rip = rip;
@@ -493,7 +512,7 @@ const struct uop *soft_find(struct soft_cpu *cpu)
     if (cpu->mode != X86_MODE_64 && rip + b->bytes - 1 > cpu->seg[SEG_CS].limit)
         b = make_block(cpu, code_linear(cpu, rip)); /* made under a wider limit */
     if (cacheable(cpu, block_uops(b)))
-        *j = (struct jump){.rip = rip, .tag = cpu->jump_tag, .uop = block_uops(b)};
+        *j = (struct jump){.rip = rip, .tag = cpu->jump_tag[rip >> 63], .uop = block_uops(b)};
     return block_uops(b);
 }
 
@@ -528,18 +547,20 @@ const struct uop *uop_redirect(struct soft_cpu *cpu, const struct uop *u)
 /* The page changed since the block was made, or something is pending. */
 static const struct uop *enter_slow(struct soft_cpu *cpu, const struct uop *u, bool stale)
 {
+    struct block *b = (struct block *)((uintptr_t)u - u->insn);
     const struct uop *to;
 
     if (atomic_load(&cpu->pending)) {
         cpu->rip = cpu->block_rip;
         return NULL;
     }
-    if (!stale)
-        GOTO(u + 1);
-    cpu->jump_tag =
-        ++cpu->blocks->epoch << 8 | cpu->jump_context; /* the jump cache may lead here */
-    to = soft_find(cpu);
-    GOTO(to);
+    if (stale && (b->page[1] || !block_valid(cpu, b))) {
+        cpu->jump[jump_slot(cpu->block_rip)].tag = 0; /* it may lead here */
+        to = soft_find(cpu);
+        GOTO(to);
+    }
+    cpu->instructions += b->insns;
+    NEXT;
 }
 
 bool soft_block_stale(const struct uop *u)

@@ -42,7 +42,8 @@ struct soft_blocks; /* block.c */
 const struct uop *soft_find(struct soft_cpu *cpu);
 /* The key of the current mode, and everything that follows from it. */
 void soft_blocks_mode(struct soft_cpu *cpu);
-void soft_blocks_forget_jumps(struct soft_cpu *cpu, bool global);
+/* The jump cache's entries for one half of the address space (bit 63 of RIP) are good no more. */
+void soft_blocks_forget_jumps(struct soft_cpu *cpu, unsigned half);
 /* Decodes the instruction at cpu->rip into *in; raises fetch and decode faults. */
 void soft_fetch(struct soft_cpu *cpu, struct insn *in);
 /* Runs one decoded instruction at cpu->rip by its handler; next_rip is where to go on. */

@@ -51,7 +51,7 @@ void soft_op_out(struct soft_cpu *cpu, const struct insn *in)
 
 void soft_op_pause(struct soft_cpu *cpu, const struct insn *in)
 {
-    if (++cpu->pauses % PAUSES_PER_YIELD == 0)
+    if (++cpu->pauses % PAUSES_PER_YIELD == 0 && cpu->vm->cpu_count > 1)
         sched_yield(); /* whoever holds the lock may wait for this host processor */
 }
 

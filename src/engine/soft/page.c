@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define PHYS_BITS 40 /* without a CPU model */
+#define BESIDE_MAX 64 /* slow stores until a page's code is forgotten */
+#define PHYS_BITS  40 /* without a CPU model */
 
 static void *map_zero(size_t bytes)
 {
@@ -136,6 +137,19 @@ void soft_code_written(struct soft_vm *soft, struct code_page *page, unsigned of
     atomic_fetch_add_explicit(&soft->invalidations, 1, memory_order_relaxed);
 }
 
+/* Stores beside the code of a page are slow. When there are many, the page may hold no code any
+ * more (memory is reused), so it is treated as if they had hit: blocks still in use are checked
+ * against their bytes, the others forgotten. */
+static void store_beside_code(struct soft_cpu *cpu, struct soft_ram *ram)
+{
+    uint8_t *count = &cpu->tlb->beside[ram->index % ARRAY_SIZE(cpu->tlb->beside)];
+
+    if (atomic_load(&ram->code->lines) == 0 || ++*count < BESIDE_MAX)
+        return;
+    *count = 0;
+    soft_code_written(cpu->soft, ram->code, 0, PAGE_SIZE);
+}
+
 void soft_ram_written(struct soft_cpu *cpu, uint64_t phys, unsigned len)
 {
     struct soft_ram ram;
@@ -144,6 +158,7 @@ void soft_ram_written(struct soft_cpu *cpu, uint64_t phys, unsigned len)
         return;
     mark_written(&ram);
     soft_code_written(cpu->soft, ram.code, phys & ~PAGE_MASK, len);
+    store_beside_code(cpu, &ram);
 }
 
 bool soft_may_cache_write(struct soft_cpu *cpu, struct soft_ram *ram)

@@ -51,6 +51,28 @@ static void table_flush(struct tlb_table *t, bool keep_global)
     t->count = kept;
 }
 
+/* ---- which pages the jump cache may lead to, by half of the address space ---- */
+
+static unsigned half_of(uint64_t linear)
+{
+    return linear >> 63;
+}
+
+static uint64_t *seen_word(struct soft_tlb *tlb, uint64_t linear, uint64_t *bit)
+{
+    uint64_t h = (linear >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ULL >> 56;
+
+    *bit = BIT(h & 63);
+    return &tlb->exec_seen[half_of(linear)][h >> 6];
+}
+
+static void forget_half(struct soft_cpu *cpu, unsigned half)
+{
+    memset(cpu->tlb->exec_seen[half], 0, sizeof cpu->tlb->exec_seen[half]);
+    cpu->tlb->exec_local[half] = false;
+    soft_blocks_forget_jumps(cpu, half);
+}
+
 void soft_tlb_flush(struct soft_cpu *cpu, bool global)
 {
     struct soft_tlb *tlb = cpu->tlb;
@@ -66,7 +88,10 @@ void soft_tlb_flush(struct soft_cpu *cpu, bool global)
     }
     if (global)
         tlb->large_seen = 0;
-    soft_blocks_forget_jumps(cpu, global);
+    for (unsigned half = 0; half < 2; half++) {
+        if (global || tlb->exec_local[half])
+            forget_half(cpu, half);
+    }
 }
 
 void soft_tlb_drop_writes(struct soft_cpu *cpu)
@@ -116,6 +141,7 @@ void soft_tlb_invlpg(struct soft_cpu *cpu, uint64_t linear)
 {
     struct soft_tlb *tlb = cpu->tlb;
     bool large = tlb->large_seen & large_bit(linear);
+    uint64_t *seen, bit;
 
     for (unsigned user = 0; user < 2; user++) {
         table_invlpg(&tlb->read[user], linear, large);
@@ -128,7 +154,9 @@ void soft_tlb_invlpg(struct soft_cpu *cpu, uint64_t linear)
                 f->tag = FETCH_EMPTY;
         }
     }
-    soft_blocks_forget_jumps(cpu, true);
+    seen = seen_word(tlb, linear, &bit);
+    if (large || (*seen & bit))
+        forget_half(cpu, half_of(linear));
 }
 
 /* An empty slot goes on the list of filled ones. A slot emptied singly stays listed, so the list is
@@ -203,6 +231,14 @@ void soft_resolve(struct soft_cpu *cpu, uint64_t linear, enum mem_access access,
         install(tlb, &tlb->write[user], linear, t->host - (linear & ~PAGE_MASK), &page);
 }
 
+static void note_fetch(struct soft_tlb *tlb, uint64_t linear, bool global)
+{
+    uint64_t bit, *seen = seen_word(tlb, linear, &bit);
+
+    *seen |= bit;
+    tlb->exec_local[half_of(linear)] |= !global;
+}
+
 uint64_t soft_fetch_page(struct soft_cpu *cpu, uint64_t linear)
 {
     bool user = soft_user(cpu);
@@ -212,8 +248,10 @@ uint64_t soft_fetch_page(struct soft_cpu *cpu, uint64_t linear)
     struct soft_page page;
     uint32_t code;
 
-    if (likely(f->tag == (linear & PAGE_MASK)))
+    if (likely(f->tag == (linear & PAGE_MASK))) {
+        note_fetch(tlb, linear, tlb->fetch_flags[user][slot] & TLB_F_GLOBAL);
         return f->phys;
+    }
     code = soft_walk(cpu, linear, ACCESS_FETCH, user, &page);
     if (code != 0)
         page_fault(cpu, linear, code);
@@ -223,5 +261,6 @@ uint64_t soft_fetch_page(struct soft_cpu *cpu, uint64_t linear)
         (uint8_t)((page.global ? TLB_F_GLOBAL : 0) | (page.large ? TLB_F_LARGE : 0));
     if (page.large)
         tlb->large_seen |= large_bit(linear);
+    note_fetch(tlb, linear, page.global);
     return page.phys;
 }

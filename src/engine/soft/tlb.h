@@ -39,7 +39,10 @@ struct soft_tlb {
     struct tlb_table read[2], write[2]; /* [0] supervisor, [1] user */
     struct fetch_entry fetch[2][FETCH_SLOTS];
     uint8_t fetch_flags[2][FETCH_SLOTS];
-    uint64_t large_seen;             /* bit per hashed GiB with entries made from large pages */
+    uint64_t large_seen;      /* bit per hashed GiB with entries made from large pages */
+    uint64_t exec_seen[2][4]; /* bit per hashed page that code was fetched from, by address half */
+    bool exec_local[2];       /* one of them was not global */
+    uint8_t beside[256];      /* slow stores, by hashed page: page.c */
     uint64_t misses, flushes, fills; /* counters */
 };
 
