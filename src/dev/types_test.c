@@ -169,6 +169,58 @@ static void test_limits(struct device *dev)
     free_tables(l.lax);
 }
 
+/* A snapshot into another machine: all devices in order, then time goes on where it stood. */
+static void test_fresh_board(void)
+{
+    struct stream s = {0};
+    struct err err = {0};
+    uint64_t now;
+    bool good = true;
+
+    tb_full(NULL, NULL);
+    outb(0x43, 0x34); /* PIT: 1 kHz */
+    outb(0x40, 0xa9);
+    outb(0x40, 0x04);
+    wr32(0xfec00000, 0x14);
+    wr32(0xfec00010, 0x30); /* to pin 2, vector 30 */
+    wr32(0xfed00010, 1);
+    pci_config_write(tb.board.pci, PCI_DEVFN(31, 0), 0x40, 0xb001, 4);
+    tb_pass(10500000);
+    board_pause(&tb.board);
+    now = board_now(&tb.board);
+    list_for(at, &tb.board.devices)
+    {
+        struct device *dev = container_of(at, struct device, link);
+
+        if (dev->type->state)
+            good &= field_save(dev->type->state, dev, &s, &err);
+    }
+    tb_close();
+    tb_full(NULL, NULL);
+    board_pause(&tb.board);
+    tb.host_ns += 5000000000; /* however long it lay on disk */
+    board_clock_set(&tb.board, now);
+    s.at = 0;
+    list_for(at, &tb.board.devices)
+    {
+        struct device *dev = container_of(at, struct device, link);
+
+        if (dev->type->state)
+            good &= field_restore(dev->type->state, dev, &s, &err) &&
+                    (!dev->type->restored || dev->type->restored(dev, &err));
+    }
+    ok(good && s.at == s.size, "a whole board moves to another %s", err.text);
+    board_resume(&tb.board);
+    tb.msis = 0;
+    tb_pass(10000000);
+    ok(tb.msis == 10 && tb.msi.data == 0x30, "where its PIT goes on: %u ticks in 10 ms", tb.msis);
+    ok(rd32(0xfed000f0) == 2050000, "the HPET has counted only while it ran");
+    ok(bus_find(&tb.pio, 0xb000, 4) && !bus_find(&tb.pio, 0x600, 1),
+       "and the PM block is where it was");
+    stream_free(&s);
+    tb_close();
+}
+
 int main(void)
 {
     unsigned with_state = 0;
@@ -200,5 +252,6 @@ int main(void)
     ok(tb.pio.count == 0 && tb.mmio.count == 0 && !tb.board.clock && !tb.board.pci &&
            !tb.board.irqchip,
        "closed: nothing is left");
+    test_fresh_board();
     return tap_done();
 }
