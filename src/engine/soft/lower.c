@@ -529,6 +529,16 @@ static bool lower_branch(struct state *s, struct uop *u)
 
 /* ---- blocks ---- */
 
+/* x87 and vector instructions that store nothing: checked here once, so their uop calls the handler
+ * and does nothing else. */
+static bool lower_vector(struct state *s, struct uop *u, const struct x86_form *form)
+{
+    if (form->gate == X86_GATE_NONE || form->cpl0 || !mode64(s) || soft_op[form->op] == NULL ||
+        soft_ends_block(s->in) || (s->in->mem && (x86_mem_access(s->in) & 2)))
+        return false;
+    return emit(s, u, uop_insn_plain);
+}
+
 /* False: the instruction needs its handler. */
 static bool lower_fast(struct state *s, struct uop *u)
 {
@@ -539,8 +549,9 @@ static bool lower_fast(struct state *s, struct uop *u)
     if (((s->in->prefix & X86_P_LOCK) && !(form->lock && s->in->mem)) ||
         !soft_offered(s->l->cpu, form))
         return false;
-    return form->class == X86_FLOW ? lower_branch(s, u)
-                                   : form->class == X86_COPY && lower_simple(s, u);
+    if (form->class == X86_FLOW)
+        return lower_branch(s, u);
+    return form->class == X86_COPY && (lower_simple(s, u) || lower_vector(s, u, form));
 }
 
 unsigned soft_lower(const struct lowering *l, struct uop *out)

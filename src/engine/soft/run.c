@@ -94,6 +94,16 @@ const struct uop *uop_insn_next(struct soft_cpu *cpu, const struct uop *u)
     NEXT;
 }
 
+const struct uop *uop_insn_plain(struct soft_cpu *cpu, const struct uop *u)
+{
+    const struct insn *in = uop_insn(u);
+
+    cpu->rip = cpu->block_rip + u->at;
+    cpu->next_rip = cpu->rip + in->length;
+    soft_op[in->op](cpu, in);
+    NEXT;
+}
+
 const struct uop *soft_slow(struct soft_cpu *cpu, const struct uop *u)
 {
     cpu->slow++;
