@@ -290,14 +290,26 @@ static void store_as(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint6
         store_slow(cpu, linear, size, value, user);
 }
 
+static inline void check_alignment(struct soft_cpu *cpu, uint64_t linear, unsigned size)
+{
+    if (unlikely(cpu->align_check) && (linear & (size - 1)) && size <= 8)
+        soft_raise(cpu, VEC_AC, 0);
+}
+
 uint64_t soft_load(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsigned size)
 {
-    return load_as(cpu, soft_linear(cpu, seg, offset, size, ACCESS_READ), size, soft_user(cpu));
+    uint64_t linear = soft_linear(cpu, seg, offset, size, ACCESS_READ);
+
+    check_alignment(cpu, linear, size);
+    return load_as(cpu, linear, size, soft_user(cpu));
 }
 
 void soft_store(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsigned size, uint64_t value)
 {
-    store_as(cpu, soft_linear(cpu, seg, offset, size, ACCESS_WRITE), size, value, soft_user(cpu));
+    uint64_t linear = soft_linear(cpu, seg, offset, size, ACCESS_WRITE);
+
+    check_alignment(cpu, linear, size);
+    store_as(cpu, linear, size, value, soft_user(cpu));
 }
 
 uint64_t soft_load_linear(struct soft_cpu *cpu, uint64_t linear, unsigned size, bool system)
@@ -318,6 +330,8 @@ void *soft_host_ptr(struct soft_cpu *cpu, uint64_t linear, unsigned size, enum m
     struct soft_target t[2];
     void *p = tlb_peek(write ? &cpu->tlb->write[user] : &cpu->tlb->read[user], linear, size);
 
+    if (!system)
+        check_alignment(cpu, linear, size);
     if (likely(p != NULL))
         return p;
     if (crosses(linear, size)) {

@@ -7,6 +7,7 @@
  * changes registers last, so that a second fault sees the state before the first. What is asked for
  * between instructions goes through soft_events (pending.c). Intel SDM 3, chapter 6. */
 #include "engine/soft/system.h"
+#include "engine/soft/tlb.h"
 
 #define BENIGN 0xff /* first_vector of interrupts and INT n: never part of a double fault */
 
@@ -52,6 +53,7 @@ void soft_set_rflags(struct soft_cpu *cpu, uint64_t rflags)
 {
     cpu->arith = (uint16_t)((rflags & (FL_ARITH & 0xff)) << 8 | (rflags >> 11 & 1));
     cpu->rflags = (rflags & ~(uint64_t)FL_ARITH) | FL_FIXED;
+    soft_tlb_class(cpu); /* AC */
     event_recheck(cpu);
 }
 

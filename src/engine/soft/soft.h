@@ -142,6 +142,7 @@ struct soft_cpu {
     uint64_t random[32], random_state; /* op_random.c */
     unsigned random_left;
     uint32_t pauses;   /* PAUSE instructions so far */
+    bool align_check;  /* unaligned accesses raise #AC */
     bool split_locked; /* this instruction holds soft_vm.split */
     struct soft_tlb *tlb;
     struct soft_blocks *blocks;

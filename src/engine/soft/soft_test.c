@@ -149,6 +149,30 @@ static void test_faults(void)
        "store over two faulting pages");
 }
 
+GUEST_CODE_BYTES(alignment,
+                 "mov $0x200004, %edi; mov (%rdi), %eax; mov %ax, 2(%rdi); mov 1(%rdi), %bl;"
+                 "inc %ecx; incl 2(%rdi)");
+
+static void test_alignment(void)
+{
+    struct soft_cpu *cpu = g.cpu;
+    uint64_t rsp0 = GUEST_STACK - 0x1000;
+
+    guest_code(&g, alignment, alignment_end);
+    mem_write(&g.mem, 0x3004, &rsp0, sizeof rsp0);
+    cpu->tr.base = 0x3000;
+    cpu->seg[SEG_CS].attr |= SEG_DPL;
+    cpu->seg[SEG_CS].sel |= 3;
+    cpu->seg[SEG_SS].attr |= SEG_DPL;
+    cpu->cpl = 3;
+    cpu->cr0 |= BIT(18);
+    cpu->rflags |= FL_AC;
+    soft_mode_changed(cpu);
+    ok(guest_run(&g) && cpu->reg[CX] == 1, "aligned accesses in ring 3 pass");
+    ok(*(uint8_t *)mem_at(&g.mem, GUEST_DATA - 8, 1) == VEC_AC && cpu->cpl == 0,
+       "an unaligned one raises #AC");
+}
+
 int main(void)
 {
     struct err err = {0};
@@ -162,6 +186,7 @@ int main(void)
     test_crossing();
     test_devices();
     test_faults();
+    test_alignment();
     guest_close(&g);
     return tap_done();
 }

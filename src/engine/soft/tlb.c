@@ -5,6 +5,7 @@
 #include "engine/soft/block.h"
 #include "engine/soft/page.h"
 
+#define CR0_AM      BIT(18)
 #define FETCH_EMPTY 1 /* never equal to a page's address */
 
 static void empty_slot(struct tlb_table *t, unsigned slot)
@@ -22,6 +23,7 @@ static void table_init(struct tlb_table *t)
 
 void soft_tlb_init(struct soft_tlb *tlb)
 {
+    table_init(&tlb->none);
     for (unsigned user = 0; user < 2; user++) {
         table_init(&tlb->read[user]);
         table_init(&tlb->write[user]);
@@ -30,10 +32,13 @@ void soft_tlb_init(struct soft_tlb *tlb)
     }
 }
 
+/* While alignment is checked (CR0.AM, RFLAGS.AC, ring 3) nothing is found in the fast tables, so
+ * that every access passes access.c. */
 void soft_tlb_class(struct soft_cpu *cpu)
 {
-    cpu->rd = &cpu->tlb->read[soft_user(cpu)];
-    cpu->wr = &cpu->tlb->write[soft_user(cpu)];
+    cpu->align_check = cpu->cpl == 3 && (cpu->cr0 & CR0_AM) && (cpu->rflags & FL_AC);
+    cpu->rd = cpu->align_check ? &cpu->tlb->none : &cpu->tlb->read[soft_user(cpu)];
+    cpu->wr = cpu->align_check ? &cpu->tlb->none : &cpu->tlb->write[soft_user(cpu)];
 }
 
 static void table_flush(struct tlb_table *t, bool keep_global)

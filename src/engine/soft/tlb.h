@@ -37,6 +37,7 @@ struct fetch_entry { /* translations for instruction fetch, by class */
 
 struct soft_tlb {
     struct tlb_table read[2], write[2]; /* [0] supervisor, [1] user */
+    struct tlb_table none;              /* always empty */
     struct fetch_entry fetch[2][FETCH_SLOTS];
     uint8_t fetch_flags[2][FETCH_SLOTS];
     uint64_t large_seen;      /* bit per hashed GiB with entries made from large pages */
