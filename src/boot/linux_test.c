@@ -211,21 +211,24 @@ static void test_damage(void)
 
 static void test_debian(void)
 {
-    const char *kernel = getenv("HULL_KERNEL_CACHE"), *script = getenv("HULL_KERNEL_FILES");
-    char command[400], path[300];
+    const char *kernel = getenv("HULL_CACHE"), *script = getenv("HULL_KERNELS_FETCH");
+    char command[1000], path[300];
 
-    snprintf(command, sizeof command, "%s %s", script ? script : "false", kernel ? kernel : "");
+    if (kernel == NULL)
+        kernel = getenv("HULL_KERNELS");
+    snprintf(command, sizeof command, "%s --local '%s' cloud", script ? script : "false",
+             kernel ? kernel : "");
     if (kernel == NULL || system(command) != 0) {
         tap_skip("Debian's kernel", "no kernel package on this host");
         return;
     }
-    snprintf(path, sizeof path, "%s/vmlinuz", kernel);
+    snprintf(path, sizeof path, "%s/cloud/vmlinuz", kernel);
     ok(boots(256 * MiB, path, path) && strcmp(kind, "bzImage") == 0 && cpu.rip == 0x1000200,
        "vmlinuz loads %s", failure.text);
     check_long_mode();
     refused_until(16 * MiB, path, NULL);
     refused_until(64 * MiB, path, path);
-    snprintf(path, sizeof path, "%s/vmlinux", kernel);
+    snprintf(path, sizeof path, "%s/cloud/vmlinux", kernel);
     ok(boots(256 * MiB, path, path) && strcmp(kind, "ELF") == 0, "vmlinux loads %s", failure.text);
     refused_until(32 * MiB, path, NULL);
 }
