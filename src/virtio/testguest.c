@@ -314,10 +314,15 @@ static int packed_add(struct guest *g, struct guest_queue *q, const struct guest
                                     (i + 1 < count ? VRING_DESC_F_NEXT : 0) | extra |
                                     (q->avail_wrap ? 0x80 : 0x8000));
 
-        if (i == 0)
+        uint8_t *d = desc + 16 * q->avail;
+
+        put_le64(d, buf[i].addr);
+        put_le32(d + 8, buf[i].len);
+        put_le16(d + 12, id);
+        if (i == 0) /* stored last, below: it makes the chain available */
             first_flags = flags;
-        put_desc(desc + 16 * q->avail, buf[i].addr, buf[i].len, id,
-                 i ? flags : le16(desc + 16 * q->avail + 14));
+        else
+            __atomic_store_n((uint16_t *)(d + 14), flags, __ATOMIC_RELEASE);
         if (++q->avail == q->size) {
             q->avail = 0;
             q->avail_wrap = !q->avail_wrap;
