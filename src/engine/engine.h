@@ -2,8 +2,8 @@
 /* The seam between a machine and what runs its guest code. KVM and soft fill the same table.
  *
  * A machine makes a struct vm, gives it memory and buses, opens an engine on it, opens vCPUs, sets
- * their state, then starts them: one host thread each (engine/vcpu.c). Guest accesses outside RAM go
- * to vm->mmio and vm->pio from the vCPU's thread. */
+ * their state, then starts them: one host thread each (engine/vcpu.c). Guest accesses outside RAM
+ * go to vm->mmio and vm->pio from the vCPU's thread. */
 #ifndef HULL_ENGINE_H
 #define HULL_ENGINE_H
 
@@ -24,10 +24,10 @@ struct vm;
 struct vcpu;
 
 struct vm_events { /* calls upward, from vCPU threads; all return at once */
-    void (*shutdown)(struct vm *vm, struct vcpu *cpu);                       /* triple fault */
+    void (*shutdown)(struct vm *vm, struct vcpu *cpu); /* triple fault */
     void (*broken)(struct vm *vm, struct vcpu *cpu, const struct err *err);
-    void (*eoi)(struct vm *vm, uint8_t vector);  /* level-triggered EOI: to the IOAPIC */
-    int (*pic_ack)(struct vm *vm);               /* INTA cycle: vector from the 8259 pair, -1: none */
+    void (*eoi)(struct vm *vm, uint8_t vector); /* level-triggered EOI: to the IOAPIC */
+    int (*pic_ack)(struct vm *vm); /* INTA cycle: vector from the 8259 pair, -1: none */
 };
 
 struct cpu_model; /* engine/x86/model.h: what CPUID and MSRs say */
@@ -39,10 +39,11 @@ struct engine_ops {
     bool (*vcpu_open)(struct vcpu *cpu, struct err *err); /* in power-on state; cpu 0 runnable */
     void (*vcpu_close)(struct vcpu *cpu);
     enum vcpu_exit (*run)(struct vcpu *cpu); /* in the vCPU's thread */
-    void (*sleep)(struct vcpu *cpu);         /* after VCPU_HALT: until kicked or an interrupt wakes it */
-    void (*kick)(struct vcpu *cpu);          /* any thread: run() and sleep() return soon */
+    void (*sleep)(struct vcpu *cpu); /* after VCPU_HALT: until kicked or an interrupt wakes it */
+    void (*kick)(struct vcpu *cpu);  /* any thread: run() and sleep() return soon */
     void (*msi)(struct vm *vm, const struct msi *msi); /* any thread */
-    void (*intr)(struct vm *vm, bool level); /* the 8259 pair's output, to LINT0 of vCPU 0; any thread */
+    /* The 8259 pair's output, to LINT0 of vCPU 0; any thread. */
+    void (*intr)(struct vm *vm, bool level);
     void (*nmi)(struct vcpu *cpu);
     void (*dirty)(struct vm *vm, struct mem_region *r); /* adds the pages that the guest wrote */
     void (*get)(struct vcpu *cpu, struct vcpu_state *state); /* get and set: while paused */
@@ -81,14 +82,15 @@ struct vm {
 /* engine/vcpu.c: threads and pausing. vm_init is first, vm_close last; both in the main thread. */
 void vm_init(struct vm *vm);
 bool vm_open(struct vm *vm, const struct engine_ops *engine, unsigned cpus, struct err *err);
-bool vm_start(struct vm *vm, struct err *err); /* starts the threads, paused; vm_resume lets them run */
-void vm_pause(struct vm *vm);                  /* returns when every vCPU is parked */
+/* Starts the threads, paused; vm_resume lets them run. */
+bool vm_start(struct vm *vm, struct err *err);
+void vm_pause(struct vm *vm); /* returns when every vCPU is parked */
 void vm_resume(struct vm *vm);
 void vm_close(struct vm *vm);
 /* All vCPUs to power-on state; while paused. */
 bool vm_reset(struct vm *vm, struct err *err);
 
-/* The state after power-on or INIT: Intel SDM 3, table 10-1. Boot loaders change it, then set() it. */
+/* The state after power-on or INIT: Intel SDM 3, table 10-1. Loaders change it, then set() it. */
 void vcpu_state_reset(struct vcpu_state *state, bool boot_cpu, unsigned id);
 
 extern const struct engine_ops soft_engine;

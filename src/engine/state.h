@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The architectural state of one vCPU, the same for every engine: saved, restored, compared in tests. */
+/* The architectural state of one vCPU, the same for every engine: saved, restored, compared. */
 #ifndef HULL_ENGINE_STATE_H
 #define HULL_ENGINE_STATE_H
 
@@ -9,12 +9,20 @@ struct x86_seg { /* hidden part is the truth; the selector is only a number */
     uint64_t base;
     uint32_t limit; /* bytes, granularity applied */
     uint16_t sel;
-    uint16_t attr; /* descriptor bits 8-23 of the high dword without limit: type, S, DPL, P, AVL, L, DB, G */
+    /* Bits 8-23 of the descriptor's high dword without limit: type, S, DPL, P, AVL, L, DB, G. */
+    uint16_t attr;
 };
 
-enum { /* x86_seg.attr */
-    SEG_TYPE = 0x0f, SEG_S = 0x10, SEG_DPL = 0x60, SEG_P = 0x80,
-    SEG_AVL = 0x1000, SEG_L = 0x2000, SEG_DB = 0x4000, SEG_G = 0x8000,
+/* The bits of x86_seg.attr. */
+enum {
+    SEG_TYPE = 0x0f,
+    SEG_S = 0x10,
+    SEG_DPL = 0x60,
+    SEG_P = 0x80,
+    SEG_AVL = 0x1000,
+    SEG_L = 0x2000,
+    SEG_DB = 0x4000,
+    SEG_G = 0x8000,
 };
 
 struct x86_table {

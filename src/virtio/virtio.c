@@ -98,10 +98,10 @@ void virtio_kick(struct virtio *v, unsigned queue)
     queue_release(q);
 }
 
-/* The order matters: the eventfd is read, then the flag falls, then the queue is looked at. A notification
- * before the flag falls is covered by the look (the exchange is a full barrier here and in
- * virtio_notify); one after it writes again. Were the flag to fall before the read, the read could eat
- * the write of a later notification and leave its flag up for ever. */
+/* The order matters: the eventfd is read, then the flag falls, then the queue is looked at. A
+ * notification before the flag falls is covered by the look (the exchange is a full barrier here
+ * and in virtio_notify); one after it writes again. Were the flag to fall before the read, the read
+ * could eat the write of a later notification and leave its flag up for ever. */
 static void kick_ready(struct watch *w, uint32_t events)
 {
     struct virtio_queue *vq = container_of(w, struct virtio_queue, kick);

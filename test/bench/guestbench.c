@@ -115,7 +115,7 @@ static const struct {
     const char *name;
     void (*run)(unsigned rounds);
 } loops[] = {
-    {"cpu_alu", alu},       {"cpu_calls", calls},     {"cpu_sort", sorting},
+    {"cpu_alu", alu},         {"cpu_calls", calls},       {"cpu_sort", sorting},
     {"cpu_copy64k", copying}, {"cpu_syscalls", syscalls}, {"cpu_float", floats},
 };
 
@@ -167,7 +167,8 @@ static void bench_disk(const char *path)
     double begin;
 
     disk = open(path, O_RDONLY | O_DIRECT);
-    if (disk < 0 || ioctl(disk, BLKGETSIZE64, &disk_size) || posix_memalign(&buffer, 4096, 1 << 20)) {
+    if (disk < 0 || ioctl(disk, BLKGETSIZE64, &disk_size) ||
+        posix_memalign(&buffer, 4096, 1 << 20)) {
         printf("bench error %s: %s\n", path, strerror(errno));
         return;
     }

@@ -84,8 +84,11 @@ DIVIDE_OP(idiv, signed_overflows(dividend(cpu, size), sign_extend(src, size), si
 
 /* Two and three operands: the last two are multiplied; with two, operand 0 is one of them. */
 #define REG_OP_ONE(text, dst, src, f)                                                              \
-    __asm__ volatile(FLAGS_IN text "\n\t" FLAGS_OUT : "+a"(f), [d] "+r"(dst) : [s] "r"(src) : "c"  \
-                                                                                              "c")
+    __asm__ volatile(FLAGS_IN text "\n\t" FLAGS_OUT                                                \
+                     : "+a"(f), [d] "+r"(dst)                                                      \
+                     : [s] "r"(src)                                                                \
+                     : "c"                                                                         \
+                       "c")
 #define REG_OP(ins, dst, src, size, f)                                                             \
     do {                                                                                           \
         switch (size) {                                                                            \

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* System instructions, segment loads, far transfers, descriptor tables: list of handlers for ops.c. */
+/* System instructions, segment loads, far transfers, descriptor tables: handlers for ops.c. */
 #ifndef HULL_SOFT_OPS_SYS_H
 #define HULL_SOFT_OPS_SYS_H
 

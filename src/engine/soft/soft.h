@@ -98,9 +98,8 @@ struct soft_cpu {
     uint64_t rip, next_rip;
     uint64_t rflags; /* all but the arithmetic flags */
     _Atomic uint32_t pending;
-    _Atomic uint32_t
-        request; /* ticket of the last request to drop write TLB entries, and of the last served */
-    _Atomic uint32_t request_done;
+    /* Tickets of the last request to drop write TLB entries, and of the last served. */
+    _Atomic uint32_t request, request_done;
     _Atomic bool running; /* inside run(): others must wait for request_done */
     struct x86_seg seg[6], ldt, tr;
     struct x86_table gdt, idt;

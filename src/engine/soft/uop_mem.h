@@ -98,8 +98,10 @@ INLINE bool uop_condition(const struct soft_cpu *cpu, unsigned cc)
 /* The 16 conditions: X(number, name, the opposite's name for flag outputs). */
 #define CONDITIONS(X)                                                                              \
     X(0, o)                                                                                        \
-    X(1, no) X(2, b) X(3, ae) X(4, e) X(5, ne) X(6, be) X(7, a) X(8, s) X(9, ns) X(10, p)          \
-        X(11, np) X(12, l) X(13, ge) X(14, le) X(15, g)
+    X(1, no)                                                                                       \
+    X(2, b)                                                                                        \
+    X(3, ae) X(4, e) X(5, ne) X(6, be) X(7, a) X(8, s) X(9, ns) X(10, p) X(11, np) X(12, l)        \
+        X(13, ge) X(14, le) X(15, g)
 
 /* Suffix, type, size, index of tables. */
 #define SIZES(X, ...)                                                                              \
