@@ -7,6 +7,7 @@
  * FSW.ES; the host would fault at its next waiting instruction, so we look at ES before each of
  * those and raise the guest's #MF instead. FIP, FDP and FOP would show our addresses: the guest's
  * are kept in the image, whose bytes 6 to 23 are ours even while the registers are live. */
+#include "engine/soft/quick.h"
 #include "engine/soft/thunk.h"
 #include "engine/soft/vec_ops.h"
 #include "engine/soft/vector.h"
@@ -171,12 +172,11 @@ static void x87_register(struct soft_cpu *cpu, const struct insn *in)
         note_pointers(cpu, in, 0);
 }
 
-static void x87_memory(struct soft_cpu *cpu, const struct insn *in)
+/* The operand through a buffer: devices, page crossings, faults. */
+static void x87_memory_slow(struct soft_cpu *cpu, const struct insn *in, uint64_t ea, bool write)
 {
     unsigned size = x86_mem_size(in);
-    bool write = x86_mem_access(in) & 2;
     uint8_t buffer[16] __attribute__((aligned(16)));
-    uint64_t ea = soft_ea(cpu, in);
     struct vec_args a;
 
     a.mem = buffer;
@@ -188,6 +188,20 @@ static void x87_memory(struct soft_cpu *cpu, const struct insn *in)
     soft_x87_call(&a, thunk_of(in));
     if (write)
         soft_store_bytes(cpu, in->seg, ea, buffer, size);
+}
+
+static void x87_memory(struct soft_cpu *cpu, const struct insn *in)
+{
+    bool write = x86_mem_access(in) & 2;
+    uint64_t ea = soft_ea(cpu, in);
+    struct vec_args a;
+
+    a.mem = write ? quick_write(cpu, in, x86_mem_size(in))
+                  : (void *)(uintptr_t)quick_read(cpu, in, x86_mem_size(in));
+    if (likely(a.mem != NULL))
+        soft_x87_call(&a, thunk_of(in));
+    else
+        x87_memory_slow(cpu, in, ea, write);
     if (!is_control(in))
         note_pointers(cpu, in, ea);
     else
