@@ -108,8 +108,10 @@ const struct uop *soft_slow(struct soft_cpu *cpu, const struct uop *u)
 {
     cpu->slow++;
     exec_uop(cpu, u);
-    /* A branch, or the last instruction: what follows in the block is not for us. */
-    if (unlikely(cpu->next_rip != ((cpu->block_rip + u->at + u->length) & ip_mask(cpu)) ||
+    /* A branch, be it to the next instruction, or the last one: what follows in the block is not
+     * for us. */
+    if (unlikely(x86_form[uop_insn(u)->form].class == X86_FLOW ||
+                 cpu->next_rip != ((cpu->block_rip + u->at + u->length) & ip_mask(cpu)) ||
                  u[1].fn == uop_fall || u[1].fn == uop_link || u[1].fn == uop_find ||
                  atomic_load_explicit(&cpu->pending, memory_order_relaxed) ||
                  soft_block_stale(u))) {
