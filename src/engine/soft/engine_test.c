@@ -67,10 +67,22 @@ static bool counts(struct machine *m)
 {
     uint32_t before = count(m);
 
-    for (unsigned i = 0; i < 2000; i++) {
+    for (unsigned i = 0; i < 5000; i++) {
         if (count(m) != before)
             return true;
         usleep(1000);
+    }
+    return false;
+}
+
+static bool halts(struct machine *m)
+{
+    for (unsigned i = 0; i < 400; i++) {
+        vm_resume(&m->vm);
+        usleep(5000);
+        vm_pause(&m->vm);
+        if (((struct soft_cpu *)m->vm.cpu[0]->priv)->run == VCPU_HALTED)
+            return true;
     }
     return false;
 }
@@ -139,7 +151,7 @@ static void triple_fault(void)
     ok(soft_engine.set(m.vm.cpu[0], s, &err), "an IDT without entries");
     vm_start(&m.vm, &err);
     vm_resume(&m.vm);
-    for (unsigned i = 0; i < 2000 && !atomic_load(&m.shutdowns); i++)
+    for (unsigned i = 0; i < 5000 && !atomic_load(&m.shutdowns); i++)
         usleep(1000);
     usleep(20000);
     ok(atomic_load(&m.shutdowns) == 1, "a triple fault is told once");
