@@ -154,8 +154,31 @@ static bool emit(struct state *s, const struct uop *u, uop_fn *fn)
 
 #define ALL_FLAGS (X86_CF | X86_PF | X86_AF | X86_ZF | X86_SF | X86_OF)
 
-/* True if every flag that `in` writes is overwritten in this block, with nothing between that reads
- * flags, may fault or ends the block. */
+/* Works on integer registers and flags alone: cannot fault, store or raise an event. */
+static bool registers_only(const struct state *s, const struct insn *in)
+{
+    const struct x86_form *form = &x86_form[in->form];
+
+    if (in->mem || form->class != X86_COPY || form->gate || form->cpl0 ||
+        (in->prefix & X86_P_LOCK) || !soft_offered(s->l->cpu, form))
+        return false;
+    switch (form->op) { /* the stack and other implied memory, #DE, #BR */
+    case X86_PUSH:
+    case X86_POP:
+    case X86_PUSHA:
+    case X86_POPA:
+    case X86_ENTER:
+    case X86_LEAVE:
+    case X86_DIV:
+    case X86_IDIV:
+    case X86_AAM:
+    case X86_XLAT:
+    case X86_BOUND: return false;
+    default: return true;
+    }
+}
+
+/* True if every flag is overwritten in this block before anything reads it, faults or leaves. */
 static bool flags_dead(const struct state *s)
 {
     unsigned live = ALL_FLAGS;
@@ -164,23 +187,8 @@ static bool flags_dead(const struct state *s)
         const struct insn *in = &s->l->insn[i];
         const struct x86_form *form = &x86_form[in->form];
 
-        if (in->mem || form->class != X86_COPY || (form->flags_read & live) || form->gate ||
-            form->cpl0 || (in->prefix & X86_P_LOCK))
+        if (!registers_only(s, in) || !mode64(s) || (form->flags_read & live))
             return false;
-        switch (form->op) { /* those that use the stack or may fault otherwise */
-        case X86_PUSH:
-        case X86_POP:
-        case X86_PUSHA:
-        case X86_POPA:
-        case X86_ENTER:
-        case X86_LEAVE:
-        case X86_DIV:
-        case X86_IDIV:
-        case X86_AAM:
-        case X86_XLAT:
-        case X86_BOUND: return false;
-        default: break;
-        }
         live &= ~(unsigned)(form->flags_written | form->flags_undefined);
         if (live == 0)
             return true;
@@ -554,6 +562,17 @@ static bool lower_fast(struct state *s, struct uop *u)
     return form->class == X86_COPY && (lower_simple(s, u) || lower_vector(s, u, form));
 }
 
+/* Only uop_insn_next and uop_insn_end look at what the handler did to the world. With flags left
+ * out before it (flags_dead), an instruction must not leave the block: uop_insn_plain does not. */
+static uop_fn *handler_uop(const struct state *s, bool ends)
+{
+    if (ends)
+        return uop_insn_end;
+    return registers_only(s, s->in) && mode64(s) && soft_op[s->in->op] && !soft_tracing
+               ? uop_insn_plain
+               : uop_insn_next;
+}
+
 unsigned soft_lower(const struct lowering *l, struct uop *out)
 {
     struct state s = {.l = l, .out = out};
@@ -567,7 +586,7 @@ unsigned soft_lower(const struct lowering *l, struct uop *out)
             .at = (uint16_t)s.at, .insn = (uint16_t)(s.number + 1), .length = s.in->length};
         ended = soft_ends_block(s.in);
         if (!lower_fast(&s, &u))
-            emit(&s, &u, ended ? uop_insn_end : uop_insn_next);
+            emit(&s, &u, handler_uop(&s, ended));
         s.at += s.in->length;
     }
     if (!ended)

@@ -50,13 +50,12 @@ static inline const struct insn *uop_insn(const struct uop *u)
 
 uop_fn uop_enter, uop_enter2; /* first of every block; enter2: of two pages */
 uop_fn uop_redirect;          /* first of a block that another replaced: on to that one */
-uop_fn uop_insn_plain;        /* the same for one that was checked when lowered and stores nothing */
-uop_fn uop_insn_next;         /* instruction by its handler, then the next uop */
-uop_fn uop_insn_end;          /* instruction by its handler, then wherever RIP points */
-uop_fn uop_fault;             /* raises vector src with code imm */
-uop_fn uop_fall;              /* end of block: on to block_rip + disp */
-uop_fn uop_link;              /* finds the block at block_rip and makes *imm point at it */
-uop_fn uop_find;              /* finds the block at block_rip */
+uop_fn uop_insn_plain; /* the same for one that was checked when lowered and stores nothing */
+uop_fn uop_insn_next;  /* instruction by its handler, then the next uop */
+uop_fn uop_insn_end;   /* instruction by its handler, then wherever RIP points */
+uop_fn uop_fall;       /* end of block: on to block_rip + disp */
+uop_fn uop_link;       /* finds the block at block_rip and makes *imm point at it */
+uop_fn uop_find;       /* finds the block at block_rip */
 /* The running block's code changed: it must not go on after this instruction. */
 bool soft_block_stale(const struct uop *u);
 /* Slow way of an instruction that has a fast uop: TLB miss, device, watchpoint, fault. */
