@@ -345,19 +345,40 @@ static bool lower_bit_test(struct state *s, struct uop *u)
     return emit(s, u, src == AT_REGISTER ? uop_bt_rr[size] : uop_bt_ri[size]);
 }
 
+/* 32-bit code whose stack needs no segment arithmetic. */
+static bool flat32(const struct state *s)
+{
+    return (s->l->key & (KEY_MODE | KEY_FLAT | KEY_SS32 | KEY_WIDE)) ==
+               (X86_MODE_32 | KEY_FLAT | KEY_SS32 | KEY_WIDE) &&
+           s->in->opsize == 4;
+}
+
 static bool lower_push(struct state *s, struct uop *u)
 {
     enum at src = place(s, 0, &u->src);
 
-    if (s->in->opsize != 8 || src == AT_MEMORY || src == AT_OTHER)
-        return false;
     u->imm = s->in->imm;
-    return emit(s, u, src == AT_REGISTER ? uop_push : uop_push_i);
+    if (src != AT_REGISTER && src != AT_IMMEDIATE)
+        return false;
+    if (s->in->opsize == 8)
+        return emit(s, u, src == AT_REGISTER ? uop_push : uop_push_i);
+    return flat32(s) && emit(s, u, src == AT_REGISTER ? uop_push32 : uop_push_i32);
 }
 
 static bool lower_pop(struct state *s, struct uop *u)
 {
-    return s->in->opsize == 8 && place(s, 0, &u->dst) == AT_REGISTER && emit(s, u, uop_pop);
+    if (place(s, 0, &u->dst) != AT_REGISTER)
+        return false;
+    if (s->in->opsize == 8)
+        return emit(s, u, uop_pop);
+    return flat32(s) && emit(s, u, uop_pop32);
+}
+
+static bool lower_leave(struct state *s, struct uop *u)
+{
+    if (s->in->opsize == 8)
+        return emit(s, u, uop_leave);
+    return flat32(s) && emit(s, u, uop_leave32);
 }
 
 /* SETcc, CMOVcc of registers. */
@@ -382,7 +403,7 @@ static bool lower_move_like(struct state *s, struct uop *u, unsigned op)
     case X86_LEA: return lower_lea(s, u);
     case X86_PUSH: return lower_push(s, u);
     case X86_POP: return lower_pop(s, u);
-    case X86_LEAVE: return s->in->opsize == 8 && emit(s, u, uop_leave);
+    case X86_LEAVE: return lower_leave(s, u);
     case X86_CDQE: return emit(s, u, uop_cdqe);
     case X86_CWDE: return emit(s, u, uop_cwde);
     case X86_CDQ: return emit(s, u, uop_cdq);
@@ -504,12 +525,24 @@ static bool lower_direct(struct state *s, struct uop *u, uop_fn *fn)
     return true;
 }
 
+static bool lower_indirect(struct state *s, struct uop *u, bool call)
+{
+    enum uop_ea ea;
+
+    if (place(s, 0, &u->src) == AT_REGISTER) {
+        if (mode64(s))
+            return emit(s, u, call ? uop_call_r : uop_jmp_r);
+        return emit(s, u, call ? uop_call_r32 : uop_jmp_r32);
+    }
+    ea = address(s, u, false);
+    return ea != EA_KINDS && emit(s, u, call ? uop_call_m[ea] : uop_jmp_m[ea]);
+}
+
 static bool lower_branch(struct state *s, struct uop *u)
 {
     unsigned op = x86_form[s->in->form].op;
     bool relative = kind_of(s->in, 0).place == X86_AT_REL;
     int64_t target = s->at + s->in->length + (int64_t)s->in->imm;
-    enum uop_ea ea;
 
     if (!near_branch(s))
         return false;
@@ -519,20 +552,15 @@ static bool lower_branch(struct state *s, struct uop *u)
         return lower_jcc(s, u, op - X86_JO);
     if (op == X86_JMP && relative)
         return lower_direct(s, u, uop_jmp);
-    if (!mode64(s))
+    if (!mode64(s) && !flat32(s))
         return false;
     if (op == X86_CALL && relative)
-        return lower_direct(s, u, uop_call);
+        return lower_direct(s, u, mode64(s) ? uop_call : uop_call32);
     if (op == X86_RET) {
         u->imm = has_operand(s->in, 0) ? s->in->imm & 0xffff : 0;
-        return emit(s, u, uop_ret);
+        return emit(s, u, mode64(s) ? uop_ret : uop_ret32);
     }
-    if (op != X86_JMP && op != X86_CALL)
-        return false;
-    if (place(s, 0, &u->src) == AT_REGISTER)
-        return emit(s, u, op == X86_JMP ? uop_jmp_r : uop_call_r);
-    ea = address(s, u, false);
-    return ea != EA_KINDS && emit(s, u, op == X86_JMP ? uop_jmp_m[ea] : uop_call_m[ea]);
+    return (op == X86_JMP || op == X86_CALL) && lower_indirect(s, u, op == X86_CALL);
 }
 
 /* ---- blocks ---- */

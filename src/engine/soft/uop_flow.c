@@ -177,3 +177,48 @@ const struct uop *uop_ret(struct soft_cpu *cpu, const struct uop *u)
     cpu->block_rip = to;
     GOTO(jump_to(cpu, to));
 }
+
+/* ---- the same in 32-bit code with flat segments ---- */
+
+const struct uop *uop_call32(struct soft_cpu *cpu, const struct uop *u)
+{
+    uint32_t sp = (uint32_t)cpu->reg[4] - 4;
+    uint8_t *p;
+
+    if (!tlb_at(cpu->wr, sp, 4, &p))
+        return soft_slow(cpu, u);
+    GUEST(uint32_t, p) = (uint32_t)cpu->block_rip + u->at + u->length;
+    cpu->reg[4] = sp;
+    TAKE(u);
+}
+
+const struct uop *uop_call_r32(struct soft_cpu *cpu, const struct uop *u)
+{
+    uint32_t to = REG(uint32_t, u->src), sp = (uint32_t)cpu->reg[4] - 4;
+    uint8_t *p;
+
+    if (!tlb_at(cpu->wr, sp, 4, &p))
+        return soft_slow(cpu, u);
+    GUEST(uint32_t, p) = (uint32_t)cpu->block_rip + u->at + u->length;
+    cpu->reg[4] = sp;
+    cpu->block_rip = to;
+    GOTO(jump_to(cpu, to));
+}
+
+const struct uop *uop_jmp_r32(struct soft_cpu *cpu, const struct uop *u)
+{
+    cpu->block_rip = REG(uint32_t, u->src);
+    GOTO(jump_to(cpu, cpu->block_rip));
+}
+
+const struct uop *uop_ret32(struct soft_cpu *cpu, const struct uop *u)
+{
+    uint32_t sp = (uint32_t)cpu->reg[4];
+    uint8_t *p;
+
+    if (!tlb_at(cpu->rd, sp, 4, &p))
+        return soft_slow(cpu, u);
+    cpu->reg[4] = (uint32_t)(sp + 4 + u->imm);
+    cpu->block_rip = GUEST(uint32_t, p);
+    GOTO(jump_to(cpu, cpu->block_rip));
+}

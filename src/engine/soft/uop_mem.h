@@ -95,13 +95,12 @@ INLINE bool uop_condition(const struct soft_cpu *cpu, unsigned cc)
     return yes != (cc & 1);
 }
 
-/* The 16 conditions: X(number, name, the opposite's name for flag outputs). */
-#define CONDITIONS(X)                                                                              \
-    X(0, o)                                                                                        \
-    X(1, no)                                                                                       \
-    X(2, b)                                                                                        \
-    X(3, ae) X(4, e) X(5, ne) X(6, be) X(7, a) X(8, s) X(9, ns) X(10, p) X(11, np) X(12, l)        \
-        X(13, ge) X(14, le) X(15, g)
+/* The 16 conditions: X(number, name). */
+/* clang-format off */
+#define CONDITIONS(X) \
+    X(0, o) X(1, no) X(2, b) X(3, ae) X(4, e) X(5, ne) X(6, be) X(7, a) \
+    X(8, s) X(9, ns) X(10, p) X(11, np) X(12, l) X(13, ge) X(14, le) X(15, g)
+/* clang-format on */
 
 /* Suffix, type, size, index of tables. */
 #define SIZES(X, ...)                                                                              \
@@ -159,12 +158,14 @@ extern uop_fn *const uop_cmov_r[16][SIZE_KINDS], *const uop_set_r[16]; /* sizes 
 extern uop_fn *const uop_xchg_m[EA_KINDS][SIZE_KINDS], *const uop_cmpxchg_m[EA_KINDS][SIZE_KINDS];
 extern uop_fn *const uop_xadd_m[EA_KINDS][SIZE_KINDS];
 uop_fn uop_cdqe, uop_cwde, uop_cdq, uop_cqo;
-uop_fn uop_push, uop_push_i, uop_pop, uop_leave; /* 64-bit */
+uop_fn uop_push, uop_push_i, uop_pop, uop_leave;         /* 64-bit */
+uop_fn uop_push32, uop_push_i32, uop_pop32, uop_leave32; /* 32-bit, flat segments */
 
 extern uop_fn *const uop_jcc[16];
 extern uop_fn *const uop_cmp_jcc_rr[2][SIZE_KINDS][16]; /* [0] CMP, [1] TEST */
 extern uop_fn *const uop_cmp_jcc_ri[2][SIZE_KINDS][16];
 uop_fn uop_jmp, uop_jmp_r, uop_call, uop_call_r, uop_ret;
+uop_fn uop_jmp_r32, uop_call32, uop_call_r32, uop_ret32;
 extern uop_fn *const uop_jmp_m[EA_KINDS], *const uop_call_m[EA_KINDS];
 
 #endif

@@ -288,3 +288,53 @@ const struct uop *uop_leave(struct soft_cpu *cpu, const struct uop *u)
     cpu->reg[5] = GUEST(uint64_t, p);
     NEXT;
 }
+
+/* ---- the stack of 32-bit code with flat segments ---- */
+
+const struct uop *uop_push32(struct soft_cpu *cpu, const struct uop *u)
+{
+    uint32_t sp = (uint32_t)cpu->reg[4] - 4;
+    uint8_t *p;
+
+    if (!tlb_at(cpu->wr, sp, 4, &p))
+        return soft_slow(cpu, u);
+    GUEST(uint32_t, p) = REG(uint32_t, u->src);
+    cpu->reg[4] = sp;
+    NEXT;
+}
+
+const struct uop *uop_push_i32(struct soft_cpu *cpu, const struct uop *u)
+{
+    uint32_t sp = (uint32_t)cpu->reg[4] - 4;
+    uint8_t *p;
+
+    if (!tlb_at(cpu->wr, sp, 4, &p))
+        return soft_slow(cpu, u);
+    GUEST(uint32_t, p) = (uint32_t)u->imm;
+    cpu->reg[4] = sp;
+    NEXT;
+}
+
+const struct uop *uop_pop32(struct soft_cpu *cpu, const struct uop *u)
+{
+    uint32_t sp = (uint32_t)cpu->reg[4];
+    uint8_t *p;
+
+    if (!tlb_at(cpu->rd, sp, 4, &p))
+        return soft_slow(cpu, u);
+    cpu->reg[4] = (uint32_t)(sp + 4); /* first: POP ESP leaves what was popped */
+    REG(uint64_t, u->dst) = GUEST(uint32_t, p);
+    NEXT;
+}
+
+const struct uop *uop_leave32(struct soft_cpu *cpu, const struct uop *u)
+{
+    uint32_t bp = (uint32_t)cpu->reg[5];
+    uint8_t *p;
+
+    if (!tlb_at(cpu->rd, bp, 4, &p))
+        return soft_slow(cpu, u);
+    cpu->reg[4] = (uint32_t)(bp + 4);
+    cpu->reg[5] = GUEST(uint32_t, p);
+    NEXT;
+}
