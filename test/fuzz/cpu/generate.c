@@ -509,6 +509,8 @@ static bool decode_all(struct gen *g)
             c->broken = result == X86_INVALID ? FUZZ_BAD_INVALID : FUZZ_BAD_CUT;
             return c->broken == FUZZ_BAD_CUT ? !cut_branch(c->code + at, left) : c->insns == 0;
         }
+        if (c->insns && x86_form[in[-1].form].flags_undefined)
+            return false; /* a mutation may have made such a sequence */
         if (fuzz_excluded(in->form) || makers_differ(g, in))
             return false;
         c->use_fs |= uses_fs(in);
