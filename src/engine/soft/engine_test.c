@@ -114,11 +114,7 @@ static void threads(void)
     vm_pause(&m.vm);
     mem_load(&m.mem, 0xfffffff0, halting, sizeof halting);
     ok(vm_reset(&m.vm, &err), "reset");
-    vm_resume(&m.vm);
-    usleep(5000);
-    vm_pause(&m.vm);
-    ok(((struct soft_cpu *)m.vm.cpu[0]->priv)->run == VCPU_HALTED,
-       "halted, and paused in its sleep");
+    ok(halts(&m), "halted, and paused in its sleep");
     vm_resume(&m.vm);
     machine_close(&m);
     ok(true, "closed while asleep");
