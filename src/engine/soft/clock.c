@@ -22,9 +22,9 @@
 #include <x86intrin.h>
 
 struct soft_clock {
-    struct vm *vm;
+    pthread_mutex_t lock; /* guards cpu[]: vCPUs come and go while the thread looks */
+    struct soft_cpu *cpu[VCPUS_MAX];
     pthread_t thread;
-    bool started;
     _Atomic bool stop;
     _Atomic uint32_t sequence; /* the thread's futex */
     _Atomic uint64_t wake_at;  /* when the thread will look by itself */
@@ -74,14 +74,24 @@ static uint64_t scan(struct soft_clock *clock)
 {
     uint64_t next = UINT64_MAX, now = now_ns();
 
-    for (unsigned i = 0; i < clock->vm->cpu_count; i++) {
-        struct vcpu *vcpu = clock->vm->cpu[i];
-        struct soft_cpu *cpu = vcpu ? vcpu->priv : NULL;
+    pthread_mutex_lock(&clock->lock);
+    for (unsigned i = 0; i < VCPUS_MAX; i++) {
+        struct soft_cpu *cpu = clock->cpu[i];
 
-        if (cpu && cpu->apic && !atomic_load(&cpu->sleeping) && take_due(cpu->apic, now, &next))
+        if (cpu && !atomic_load(&cpu->sleeping) && take_due(cpu->apic, now, &next))
             soft_pend(cpu, PEND_TIMER);
     }
+    pthread_mutex_unlock(&clock->lock);
     return next;
+}
+
+void soft_clock_watch(struct soft_cpu *cpu, bool on)
+{
+    struct soft_clock *clock = cpu->clock;
+
+    pthread_mutex_lock(&clock->lock);
+    clock->cpu[cpu->vcpu->id] = on ? cpu : NULL;
+    pthread_mutex_unlock(&clock->lock);
 }
 
 static void *clock_main(void *arg)
@@ -116,7 +126,7 @@ void clock_arm(struct soft_cpu *cpu, uint64_t due_ns)
     notify(cpu->clock, due_ns);
 }
 
-struct soft_clock *soft_clock_open(struct vm *vm, struct err *err)
+struct soft_clock *soft_clock_open(struct err *err)
 {
     struct soft_clock *clock = calloc(1, sizeof *clock);
     sigset_t all, old;
@@ -126,18 +136,18 @@ struct soft_clock *soft_clock_open(struct vm *vm, struct err *err)
         err_set(err, ENOMEM, "no memory for the clock");
         return NULL;
     }
-    clock->vm = vm;
+    pthread_mutex_init(&clock->lock, NULL);
     clock->tsc_offset = -__rdtsc();
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     e = pthread_create(&clock->thread, NULL, clock_main, clock);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (e) {
+        pthread_mutex_destroy(&clock->lock);
         free(clock);
         err_set(err, e, "cannot start the clock thread: %s", strerror(e));
         return NULL;
     }
-    clock->started = true;
     return clock;
 }
 
@@ -149,6 +159,7 @@ void soft_clock_close(struct soft_clock *clock)
     atomic_fetch_add(&clock->sequence, 1);
     wake(&clock->sequence);
     pthread_join(clock->thread, NULL);
+    pthread_mutex_destroy(&clock->lock);
     free(clock);
 }
 

@@ -23,6 +23,8 @@ static void engine_vcpu_close(struct vcpu *vcpu)
 
     if (!cpu)
         return;
+    if (cpu->clock)
+        soft_clock_watch(cpu, false);
     if (vcpu->id == 0)
         soft_clock_close(cpu->clock);
     soft_cpu_close(cpu);
@@ -54,9 +56,12 @@ static bool open_parts(struct soft_cpu *cpu, struct err *err)
     cpu->msr = calloc(1, sizeof *cpu->msr);
     if (!cpu->msr)
         return err_set(err, ENOMEM, "no memory for a vCPU");
-    cpu->clock = cpu->vcpu->id == 0 ? soft_clock_open(cpu->vm, err)
-                                    : ((struct soft_cpu *)first->priv)->clock;
-    return cpu->clock && soft_cpu_open(cpu, err) && soft_apic_open(cpu, err) && power_on(cpu, err);
+    cpu->clock =
+        cpu->vcpu->id == 0 ? soft_clock_open(err) : ((struct soft_cpu *)first->priv)->clock;
+    if (!cpu->clock || !soft_cpu_open(cpu, err) || !soft_apic_open(cpu, err))
+        return false;
+    soft_clock_watch(cpu, true);
+    return power_on(cpu, err);
 }
 
 static bool engine_vcpu_open(struct vcpu *vcpu, struct err *err)

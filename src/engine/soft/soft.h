@@ -269,7 +269,8 @@ void soft_apic_set(struct soft_cpu *cpu,
                    const struct lapic_state *state); /* after soft_apic_check */
 uint64_t soft_tsc(const struct soft_cpu *cpu);
 uint64_t soft_tsc_hz(void);
-struct soft_clock *soft_clock_open(struct vm *vm, struct err *err); /* NULL on error */
+struct soft_clock *soft_clock_open(struct err *err); /* NULL on error */
+void soft_clock_watch(struct soft_cpu *cpu, bool on); /* from when its APIC is open, until it closes */
 void soft_clock_close(struct soft_clock *clock);                    /* accepts NULL */
 uint64_t soft_clock_offset(struct soft_cpu *cpu, uint64_t tsc, uint64_t adjust);
 void soft_sleep(struct vcpu *vcpu); /* engine_ops.sleep */
