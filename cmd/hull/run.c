@@ -36,7 +36,8 @@ static void print_help(void)
         "\nExamples:\n"
         "  hull run debian.img --memory 1G --cpus 2 --net user,forward=tcp:2222:22\n"
         "  hull run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --net none\n"
-        "  hull run --kernel xen --initrd 'vmlinuz console=hvc0,initrd.img' --append com1=115200\n"
+        "  hull run --kernel xen --initrd 'vmlinuz dom0 console=hvc0,initrd.img' --append "
+        "com1=115200\n"
         "\nExit status: 0 the guest powered off, 1 error before start, 2 wrong usage, 3 the guest "
         "crashed,\n"
         "124 --timeout passed, 128+N ended by signal N; with --debug-exit the guest's own code.\n");
