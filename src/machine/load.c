@@ -7,6 +7,13 @@
 #include <errno.h>
 #include <stdlib.h>
 
+enum {
+    MTRR_ENABLED = 0x800,
+    MTRR_FIXED_ENABLED = 0x400,
+    MTRR_WRITE_BACK = 6,
+    MTRR_VGA = 2, /* the fixed register of 0xa0000-0xbffff, which stays uncached */
+};
+
 bool machine_open_kernel(struct machine *m, struct err *err)
 {
     const struct boot_config config = {
@@ -41,20 +48,37 @@ static gpa place_tables(struct machine *m, struct err *err)
     return smbios_load(&smbios, &m->mem, err) ? acpi_load(&acpi, &m->mem, err) : 0;
 }
 
+/* What firmware does to every CPU before it boots an operating system: MTRRs on, write-back where
+ * no range says otherwise. Linux leaves the PAT alone without them. Intel SDM 3, 12.11.2.1. */
+static bool set_up_cpus(struct machine *m, struct vcpu_state *state, struct err *err)
+{
+    for (unsigned i = 0; i < m->vm.cpu_count; i++) {
+        m->vm.engine->get(m->vm.cpu[i], state);
+        state->mtrr_def = MTRR_ENABLED | MTRR_FIXED_ENABLED | MTRR_WRITE_BACK;
+        for (unsigned k = 0; k < ARRAY_SIZE(state->mtrr_fix); k++)
+            state->mtrr_fix[k] = k == MTRR_VGA ? 0 : MTRR_WRITE_BACK * 0x0101010101010101;
+        if (!m->vm.engine->set(m->vm.cpu[i], state, err))
+            return false;
+    }
+    return true;
+}
+
+static bool load(struct machine *m, struct vcpu_state *state, struct err *err)
+{
+    gpa rsdp = place_tables(m, err);
+
+    if (!rsdp || !set_up_cpus(m, state, err))
+        return false;
+    m->vm.engine->get(m->vm.cpu[0], state);
+    return boot_load(m->boot, &m->mem, &m->layout, rsdp, state, err) &&
+           m->vm.engine->set(m->vm.cpu[0], state, err);
+}
+
 bool machine_load(struct machine *m, struct err *err)
 {
     struct vcpu_state *state = malloc(sizeof *state);
-    struct vcpu *boot_cpu = m->vm.cpu[0];
-    gpa rsdp = place_tables(m, err);
-    bool good;
+    bool good = state ? load(m, state, err) : err_set(err, ENOMEM, "no memory for vCPU state");
 
-    if (!state || !rsdp) {
-        free(state);
-        return rsdp && err_set(err, ENOMEM, "no memory for the boot CPU's state");
-    }
-    m->vm.engine->get(boot_cpu, state);
-    good = boot_load(m->boot, &m->mem, &m->layout, rsdp, state, err) &&
-           m->vm.engine->set(boot_cpu, state, err);
     free(state);
     return good;
 }

@@ -272,9 +272,12 @@ int machine_run(struct machine *m)
 
 void machine_close(struct machine *m)
 {
-    vm_close(&m->vm);
+    /* Parked vCPUs outlive the devices: those may still interrupt while they wind up their I/O. */
+    if (m->vm.engine)
+        vm_pause(&m->vm);
     qmp_close(m->qmp);
     board_close(&m->board);
+    vm_close(&m->vm);
     for (unsigned i = 0; i < CONFIG_DISKS; i++)
         block_close(m->disk[i]);
     for (unsigned i = 0; i < CONFIG_NETS * MACHINE_NET_PAIRS; i++) {
