@@ -645,7 +645,8 @@ static void test_killed_parent(void)
         ;
 }
 
-/* A network, and a resolv.conf that names our own server. */
+/* A network, and a resolv.conf that names our own server. False, in a network all the same, where
+ * "/" is no mount point: in a chroot. */
 static bool own_namespace(void)
 {
     char name[] = "/tmp/hull-resolv-XXXXXX", map[32];
@@ -667,7 +668,9 @@ static bool own_namespace(void)
         if (write(fd, map, (size_t)snprintf(map, sizeof map, "0 %u 1", gid)) < 0)
             return false;
     }
-    if (unshare(CLONE_NEWNET | CLONE_NEWNS) != 0 ||
+    if (unshare(CLONE_NEWNET | CLONE_NEWNS) != 0)
+        return false;
+    if (ioctl(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), SIOCSIFFLAGS, &ifr) != 0 ||
         mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
         return false;
     fd = mkstemp(name);
@@ -676,7 +679,7 @@ static bool own_namespace(void)
     close(fd);
     fd = mount(name, "/etc/resolv.conf", NULL, MS_BIND, NULL);
     unlink(name);
-    return fd == 0 && ioctl(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), SIOCSIFFLAGS, &ifr) == 0;
+    return fd == 0;
 }
 
 int main(int argc, char **argv)

@@ -270,8 +270,9 @@ void soft_apic_set(struct soft_cpu *cpu,
 uint64_t soft_tsc(const struct soft_cpu *cpu);
 uint64_t soft_tsc_hz(void);
 struct soft_clock *soft_clock_open(struct err *err); /* NULL on error */
-void soft_clock_watch(struct soft_cpu *cpu, bool on); /* from when its APIC is open, until it closes */
-void soft_clock_close(struct soft_clock *clock);                    /* accepts NULL */
+/* From when its APIC is open, until it closes. */
+void soft_clock_watch(struct soft_cpu *cpu, bool on);
+void soft_clock_close(struct soft_clock *clock); /* accepts NULL */
 uint64_t soft_clock_offset(struct soft_cpu *cpu, uint64_t tsc, uint64_t adjust);
 void soft_sleep(struct vcpu *vcpu); /* engine_ops.sleep */
 
