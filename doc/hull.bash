@@ -13,7 +13,7 @@ _hull()
     --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v2 x86-64-v3 host' -- "$cur"); return ;;
     --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name=' -- "$cur"); return ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio none file: unix:' -- "$cur"); return ;;
-    --kernel | --initrd | --disk | --qmp | -o) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    --kernel | --initrd | --disk | --qmp | --ssh-key | --output | -o) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $verb:$cur in
     run:-*)
@@ -21,9 +21,13 @@ _hull()
             -- "$cur") ;;
     info:*) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$cur") ;;
     image:-*)
-        mapfile -t COMPREPLY < <(compgen -W '--size --packages --ssh-key --user --hostname --mirror --kernel
-            --password --help -o' -- "$cur") ;;
-    image:*) [ "$COMP_CWORD" -eq 2 ] && mapfile -t COMPREPLY < <(compgen -W 'build' -- "$cur") ;;
+        mapfile -t COMPREPLY < <(compgen -W "$(hull image build --help 2>/dev/null | sed -n 's/^  \(-o,\|   \) \(--[a-z-]*\) .*/\2/p')" \
+            -- "$cur") ;;
+    image:*)
+        case $COMP_CWORD in
+        2) mapfile -t COMPREPLY < <(compgen -W 'build' -- "$cur") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'debian' -- "$cur") ;;
+        esac ;;
     *) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
     esac
 }

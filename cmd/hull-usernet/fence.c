@@ -2,9 +2,9 @@
 /* The fence around hull-usernet, entered after the forwards are bound and before the first guest
  * frame:
  *
- *   1. files: Landlock leaves reading of resolv.conf's directories; where the kernel has no
- * Landlock, a mount namespace of our own holds a copy of resolv.conf and nothing else; where
- * neither is allowed, the filter still refuses every open for writing
+ *   1. files: Landlock leaves reading of resolv.conf's directories; where the kernel has none, a
+ *      mount namespace of our own holds a copy of resolv.conf and nothing else; where neither is
+ *      allowed, the filter still refuses every open for writing
  *   2. started by root: become nobody
  *   3. no capability, no new privileges
  *   4. a system call filter: an allow-list */

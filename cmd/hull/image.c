@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* hull image build: a bootable disk from Debian's packages, without root and without mounting it.
  *
- *   options -> host's mirrors and proxies -> mmdebstrap into a work folder -> mke2fs -d into
- * FILE.part
+ *   options -> host's mirrors and proxies -> mmdebstrap into a work folder
+ *           -> mke2fs -d into FILE.part
  *           -> kernel, initramfs and command line into FILE.boot.part/ -> rename both
  *
  * Without root all of it runs in a user namespace (unshare --map-auto), where our own id is root
