@@ -157,6 +157,9 @@ static void test_files(const char *directory)
     ok(got(&f, "to disk"), "and is input too, though epoll refuses it");
     chardev_close(c);
     unlink(path);
+    c = chardev_open(loop, "none", &err);
+    ok(c && chardev_write(c, (const uint8_t *)"x", 1) == 1, "none takes and drops output");
+    chardev_close(c);
     c = chardev_open_fd(loop, open("/dev/null", O_RDONLY), open("/dev/null", O_WRONLY), &err);
     chardev_set_front(c, &f.f);
     turn();

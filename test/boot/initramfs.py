@@ -22,6 +22,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
+echo "T: init yes"
 for m in $(cat /modules/order); do insmod /modules/$m || echo "init: $m does not load"; done
 sh /script
 sync

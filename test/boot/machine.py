@@ -13,7 +13,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / 'cli'))
-from tap import BUILD, HULL, TMP, children, done, gone, ok, skip, Qmp # pylint: disable=wrong-import-position
+from tap import BUILD, HULL, TMP, VMM, alive, children, done, gone, ok, skip, Qmp # pylint: disable=wrong-import-position
 import initramfs # pylint: disable=wrong-import-position
 
 KERNELS = pathlib.Path(os.environ.get('HULL_CACHE', BUILD / 'kernels'))
@@ -33,12 +33,12 @@ def kernel(name):
 
 
 class Machine:
-    """hull run in the background; everything the guest's serial port says is in .log."""
+    """hull run, or another command, in the background; everything the guest's serial port says is in .log."""
 
-    def __init__(self, *args, program=HULL, name='guest'):
+    def __init__(self, *args, command=None, name='guest'):
         self.name = name
         self.log = ''
-        self.args = [program, 'run', *map(str, args)]
+        self.args = list(map(str, command or [HULL, 'run', *args]))
         self.begin = time.monotonic()
         self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT)
