@@ -9,7 +9,7 @@ static void exit_write(void *dev, uint64_t offset, uint64_t value, unsigned size
 {
     struct guest *g = dev;
 
-    g->exited = true;
+    __atomic_store_n(&g->exited, true, __ATOMIC_SEQ_CST);
     for (unsigned i = 0; i < g->vm.cpu_count; i++)
         soft_pend(g->cpus[i], PEND_KICK);
 }
