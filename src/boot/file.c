@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -90,6 +91,23 @@ bool file_read(const struct boot_file *f, uint64_t offset, void *to, size_t len,
         at += n;
         offset += (uint64_t)n;
         len -= (size_t)n;
+    }
+    return true;
+}
+
+bool file_send(const struct boot_file *f, uint64_t offset, int to, uint64_t to_offset, size_t len)
+{
+    off_t from = (off_t)offset;
+
+    if (offset > f->size || len > f->size - offset || lseek(to, (off_t)to_offset, SEEK_SET) < 0)
+        return false;
+    while (len > 0) {
+        ssize_t n = sendfile(to, f->fd, &from, len);
+
+        if (n == 0 || (n < 0 && errno != EINTR))
+            return false;
+        if (n > 0)
+            len -= (size_t)n;
     }
     return true;
 }

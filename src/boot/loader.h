@@ -67,6 +67,8 @@ void file_close(struct boot_file *f);
 /* For errors: the name, or its end if it is long. */
 const char *file_label(const struct boot_file *f);
 bool file_read(const struct boot_file *f, uint64_t offset, void *to, size_t len, struct err *err);
+/* The same into a memfd. On false, for whatever reason, file_read does it or says what is wrong. */
+bool file_send(const struct boot_file *f, uint64_t offset, int to, uint64_t to_offset, size_t len);
 bool file_gunzip(struct boot_file *f, struct err *err);
 
 /* place.c. Errors say what does not fit and what would help. */
