@@ -101,11 +101,15 @@ static int failed(const struct err *err)
 
 static int start(void)
 {
-    struct err err;
+    struct err err = {0};
     int status;
 
     if (config.user[0] && !sandbox_drop_user(config.user, &err))
         return failed(&err);
+    /* Changing the user has undone what hull set: a machine of hull's dies with it. Had it died
+     * before this line, the control connection would be at its end. */
+    if (config.user[0] && config.control_fd)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (!machine_open(&machine, &config, &err))
         return failed(&err);
     if (loop_watch(machine.loop, &signals, &err) && machine_start(&machine, &err))

@@ -15,12 +15,15 @@
 #include <sys/ioctl.h>
 #include <sys/pidfd.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
 #define CTRL_A      1
 #define RELAY_BYTES 65536
+#define INPUT_PIECE 4096
+#define INPUT_BYTES 65536 /* kept for a guest that does not read */
 
 static struct termios saved_terminal;
 static bool terminal_raw;
@@ -55,6 +58,8 @@ struct relay {
     bool input_end; /* stdin is at its end */
     bool output_bad;
     int ended_by; /* signal or 0 */
+    size_t pending;
+    char input[INPUT_BYTES]; /* what the machine does not take yet */
 };
 
 static void say(const char *text)
@@ -152,14 +157,39 @@ static bool write_all(int fd, const char *bytes, size_t len)
     return true;
 }
 
+/* Never waits: while the guest does not read, keys of ours and signals still count. */
+static void send_input(struct relay *r)
+{
+    ssize_t n =
+        r->pending ? send(r->console, r->input, r->pending, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+
+    if (n > 0) {
+        r->pending -= (size_t)n;
+        memmove(r->input, r->input + n, r->pending);
+    } else if (n < 0 && errno != EAGAIN && errno != EINTR)
+        r->pending = 0; /* the machine's end: its process tells */
+}
+
+/* A terminal is always read, for Ctrl-A; keys that nobody takes are lost. A file or pipe waits. */
+static bool wants_input(const struct relay *r)
+{
+    return !r->input_end && r->console >= 0 &&
+           (terminal_raw || r->pending + INPUT_PIECE <= sizeof r->input);
+}
+
 static void relay_input(struct relay *r)
 {
-    char bytes[4096];
+    char bytes[INPUT_PIECE];
     ssize_t got = read(STDIN_FILENO, bytes, sizeof bytes);
 
-    if (got > 0)
-        write_all(r->console, bytes, filter_escapes(r, bytes, (size_t)got));
-    else if (got == 0 || (errno != EINTR && errno != EAGAIN))
+    if (got > 0) {
+        size_t kept = filter_escapes(r, bytes, (size_t)got);
+
+        kept = min_size(kept, sizeof r->input - r->pending);
+        memcpy(r->input + r->pending, bytes, kept);
+        r->pending += kept;
+        send_input(r);
+    } else if (got == 0 || (errno != EINTR && errno != EAGAIN))
         r->input_end = true;
 }
 
@@ -177,9 +207,10 @@ static bool relay_output(struct relay *r)
 static void drop_control(struct relay *r)
 {
     char bytes[4096];
-
     /* Greetings, answers and events: read so that the machine never waits for us. */
-    if (read(r->control, bytes, sizeof bytes) == 0)
+    ssize_t got = read(r->control, bytes, sizeof bytes);
+
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
         r->control = -1;
 }
 
@@ -218,8 +249,8 @@ static void relay_until_end(struct relay *r, int child_fd)
 
     for (;;) {
         struct pollfd p[COUNT] = {
-            [INPUT] = {.fd = r->input_end || r->console < 0 ? -1 : STDIN_FILENO, .events = POLLIN},
-            [OUTPUT] = {.fd = r->console, .events = POLLIN},
+            [INPUT] = {.fd = wants_input(r) ? STDIN_FILENO : -1, .events = POLLIN},
+            [OUTPUT] = {.fd = r->console, .events = (short)(POLLIN | (r->pending ? POLLOUT : 0))},
             [SIGNALS] = {.fd = r->signals, .events = POLLIN},
             [CHILD] = {.fd = child_fd, .events = POLLIN},
             [CONTROL] = {.fd = r->control, .events = POLLIN},
@@ -229,24 +260,29 @@ static void relay_until_end(struct relay *r, int child_fd)
             return;
         if (p[INPUT].revents)
             relay_input(r);
-        if (p[OUTPUT].revents && !relay_output(r))
+        if (p[OUTPUT].revents & POLLOUT)
+            send_input(r);
+        if (p[OUTPUT].revents & ~POLLOUT && !relay_output(r))
             r->console = -1;
         if (p[SIGNALS].revents)
             take_signal(r);
         if (p[CONTROL].revents)
             drop_control(r);
         /* What the guest said last is still in the socket: show it, then go. */
-        if (p[CHILD].revents && !p[OUTPUT].revents)
+        if (p[CHILD].revents && !(p[OUTPUT].revents & ~POLLOUT))
             return;
     }
 }
 
 bool console_run(int console, int control, pid_t child, int *status, int *signal, struct err *err)
 {
-    struct relay r = {
-        .console = console, .control = control, .child = child, .signals = open_signals()};
+    static struct relay r;
     int child_fd = pidfd_open(child, 0);
 
+    r.console = console;
+    r.control = control;
+    r.child = child;
+    r.signals = open_signals();
     if (child_fd < 0 || r.signals < 0)
         return err_set(err, errno, "cannot watch the machine's process: %s", strerror(errno));
     fcntl(child_fd, F_SETFD, FD_CLOEXEC);

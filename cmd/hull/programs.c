@@ -34,6 +34,8 @@ bool program_find(const char *name, char *path, size_t size, struct err *err)
 
 static void keep_only(const int *keep)
 {
+    /* Whoever started us may have left descriptors open that are no business of a machine. */
+    close_range(STDERR_FILENO + 1, ~0u, CLOSE_RANGE_CLOEXEC);
     for (int i = 0; keep[i] >= 0; i++)
         fcntl(keep[i], F_SETFD, 0);
 }

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -233,13 +234,32 @@ static int exit_status(int status)
     return 128 + WTERMSIG(status);
 }
 
-/* A machine that was killed could not remove its socket. Nobody listens there any more. */
-static void unlink_qmp(const struct config *c)
+/* A machine that was killed could not remove its socket. One that somebody listens on is another's:
+ * perhaps that was the reason why ours did not start. */
+static void unlink_dead(const char *path)
 {
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
     struct stat st;
+    int fd;
 
-    if (c->qmp[0] && !lstat(c->qmp, &st) && S_ISSOCK(st.st_mode))
-        unlink(c->qmp);
+    if (!*path || strlen(path) >= sizeof to.sun_path || lstat(path, &st) || !S_ISSOCK(st.st_mode))
+        return;
+    strcpy(to.sun_path, path);
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) && errno == ECONNREFUSED)
+        unlink(path);
+    close(fd);
+}
+
+static void unlink_sockets(const struct config *c)
+{
+    unlink_dead(c->qmp);
+    if (!strncmp(c->serial, "unix:", 5))
+        unlink_dead(c->serial + 5);
+    if (!strncmp(c->console, "unix:", 5))
+        unlink_dead(c->console + 5);
+    for (unsigned i = 0; i < c->port_count; i++)
+        unlink_dead(c->port[i].socket);
 }
 
 static int run(struct run *r, struct err *err)
@@ -254,7 +274,7 @@ static int run(struct run *r, struct err *err)
     if (machine < 0 || !console_run(r->console, r->control, machine, &status, &signal, err))
         return EXIT_FAILED;
     err->text[0] = 0;
-    unlink_qmp(&r->config);
+    unlink_sockets(&r->config);
     return signal ? 128 + signal : exit_status(status);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Starts the user-mode network of one interface: hull-usernet on one end of a socket pair. */
 #include "hull.h"
+#include "net/net.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,16 +9,46 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* hull-usernet writes one byte when its ports are bound, or dies having said why. */
-static bool wait_ready(int ready, pid_t pid, struct err *err)
+/* True if `text` names that host port among its forwards: a free one was asked for otherwise. */
+static bool asked_for(const struct net_config *c, const char *protocol, unsigned host,
+                      unsigned guest)
 {
-    char byte;
-    ssize_t got;
+    for (unsigned i = 0; i < c->forward_count; i++)
+        if (c->forward[i].udp == !strcmp(protocol, "udp") && c->forward[i].host_port == host &&
+            c->forward[i].guest_port == guest)
+            return true;
+    return false;
+}
 
-    do
-        got = read(ready, &byte, 1);
-    while (got < 0 && errno == EINTR);
-    if (got == 1)
+static void say_forward(const struct net_config *c, const char *line)
+{
+    unsigned host, guest;
+    char protocol[4];
+
+    if (sscanf(line, "forward %3s %u %u", protocol, &host, &guest) == 3 &&
+        !asked_for(c, protocol, host, guest))
+        fprintf(stderr, "hull: %s port %u of this host leads to port %u of the guest\n", protocol,
+                host, guest);
+}
+
+/* hull-usernet says where its ports are bound and then "ready", or dies having said why not. */
+static bool wait_ready(int fd, const char *text, pid_t pid, struct err *err)
+{
+    FILE *in = fdopen(fd, "r");
+    struct net_config c;
+    char line[64];
+    bool ready = false;
+
+    if (in && net_config_parse(&c, text, err))
+        while (!ready && fgets(line, sizeof line, in)) {
+            ready = !strcmp(line, "ready\n");
+            say_forward(&c, line);
+        }
+    if (in)
+        fclose(in);
+    else
+        close(fd);
+    if (ready)
         return true;
     waitpid(pid, NULL, 0);
     err->text[0] = 0; /* hull-usernet has said why */
@@ -54,11 +85,14 @@ bool usernet_start(const char *text, pid_t *pid, int *fd, struct err *err)
     good = start_on(pair[0], pair[1], ready, text, pid, err);
     close(pair[1]);
     close(ready[1]);
-    good = good && wait_ready(ready[0], *pid, err);
-    close(ready[0]);
+    if (!good)
+        close(ready[0]);
+    good = good && wait_ready(ready[0], text, *pid, err);
     if (good)
         *fd = pair[0];
-    else
+    else {
         close(pair[0]);
+        *pid = 0; /* collected already */
+    }
     return good;
 }

@@ -324,13 +324,16 @@ static int unix_listen(const char *path, struct err *err)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), bound;
+    struct stat st;
 
     if (fd < 0)
         goto fail;
     memcpy(a.sun_path, path, strlen(path) + 1);
     bound = bind(fd, (struct sockaddr *)&a, sizeof a);
     if (bound < 0 && errno == EADDRINUSE) {
-        if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0 && errno == ECONNREFUSED)
+        /* Connecting to a file of another kind is refused too: that one stays. */
+        if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0 && errno == ECONNREFUSED &&
+            !lstat(path, &st) && S_ISSOCK(st.st_mode))
             unlink(path);
         close(fd); /* a socket that tried to connect cannot listen */
         fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

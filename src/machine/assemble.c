@@ -69,15 +69,14 @@ static bool open_stream(struct machine *m, const char *option, const char *spec,
 
 static bool add_board(struct machine *m, struct err *err)
 {
-    struct board_parts parts = {.debug_exit = m->config.debug_exit};
-
+    m->parts.debug_exit = m->config.debug_exit;
     m->board.mem = &m->mem;
     m->board.mmio = &m->mmio;
     m->board.pio = &m->pio;
     m->board.loop = m->loop;
     m->board.cpu_count = m->config.cpus;
-    return open_stream(m, "--serial", m->config.serial, &parts.serial[0], err) &&
-           board_attach(&m->board, &parts, err);
+    return open_stream(m, "--serial", m->config.serial, &m->parts.serial[0], err) &&
+           board_attach(&m->board, &m->parts, err);
 }
 
 /* ---- disks ---- */
@@ -186,27 +185,40 @@ static bool add_nets(struct machine *m, struct err *err)
 
 /* ---- the rest of virtio ---- */
 
+/* hvc0 alone in its device: see virtio/console.c on the size of a console among ports. */
 static bool add_console(struct machine *m, struct err *err)
 {
-    struct chardev *console = NULL;
+    struct chardev *console;
+
+    if (!strcmp(m->config.console, "none"))
+        return true;
+    return open_stream(m, "--console", m->config.console, &console, err) &&
+           device_attach(&m->board, virtio_console_new("console0", console), err);
+}
+
+static bool add_port(struct machine *m, struct device *dev, const struct config_port *p,
+                     struct err *err)
+{
+    char spec[sizeof p->socket + 8];
+    struct chardev *stream;
+
+    snprintf(spec, sizeof spec, "unix:%s", p->socket);
+    return open_stream(m, "--port", spec, &stream, err) &&
+           virtio_console_add_port(dev, p->name, stream, err);
+}
+
+static bool add_ports(struct machine *m, struct err *err)
+{
     struct device *dev;
 
-    if (strcmp(m->config.console, "none") &&
-        !open_stream(m, "--console", m->config.console, &console, err))
-        return false;
-    if (!console && !m->config.port_count)
+    if (!m->config.port_count)
         return true;
-    dev = virtio_console_new("console0", console);
-    for (unsigned i = 0; dev && i < m->config.port_count; i++) {
-        const struct config_port *p = &m->config.port[i];
-        struct chardev *stream;
-        char spec[sizeof p->socket + 8];
-
-        snprintf(spec, sizeof spec, "unix:%s", p->socket);
-        if (!open_stream(m, "--port", spec, &stream, err) ||
-            !virtio_console_add_port(dev, p->name, stream, err))
+    dev = virtio_console_new("ports0", NULL);
+    for (unsigned i = 0; dev && i < m->config.port_count; i++)
+        if (!add_port(m, dev, &m->config.port[i], err)) {
+            device_free(dev);
             return false;
-    }
+        }
     return device_attach(&m->board, dev, err);
 }
 
@@ -228,5 +240,6 @@ static bool add_qmp(struct machine *m, struct err *err)
 bool machine_assemble(struct machine *m, struct err *err)
 {
     return add_memory(m, err) && add_cpus(m, err) && add_board(m, err) && add_disks(m, err) &&
-           add_nets(m, err) && add_console(m, err) && add_small_devices(m, err) && add_qmp(m, err);
+           add_nets(m, err) && add_console(m, err) && add_ports(m, err) &&
+           add_small_devices(m, err) && add_qmp(m, err);
 }

@@ -114,7 +114,7 @@ static json_t *powerdown(struct machine *m, json_t *args, struct err *err)
 
 static json_t *reset(struct machine *m, json_t *args, struct err *err)
 {
-    return machine_reset(m, err) ? nothing() : NULL;
+    return machine_reset(m, "host-qmp-system-reset", err) ? nothing() : NULL;
 }
 
 static json_t *quit(struct machine *m, json_t *args, struct err *err)

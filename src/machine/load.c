@@ -26,16 +26,25 @@ bool machine_open_kernel(struct machine *m, struct err *err)
     return m->boot != NULL;
 }
 
+static uint8_t uarts(const struct board_parts *parts)
+{
+    uint8_t mask = 0;
+
+    for (unsigned i = 0; i < BOARD_UARTS; i++)
+        mask |= parts->serial[i] ? (uint8_t)(1u << i) : 0;
+    return mask;
+}
+
 /* The guest's address of the ACPI tables' root, 0 on error. */
 static gpa place_tables(struct machine *m, struct err *err)
 {
     const struct acpi_config acpi = {
         .cpus = m->config.cpus,
         .layout = &m->layout,
-        .uarts = 1,
-        .hpet = true,
-        .i8042 = true,
-        .pvpanic = true,
+        .uarts = uarts(&m->parts),
+        .hpet = !m->parts.no_hpet,
+        .i8042 = !m->parts.no_i8042,
+        .pvpanic = !m->parts.no_pvpanic,
     };
     struct smbios_config smbios = {
         .version = HULL_VERSION,

@@ -8,7 +8,7 @@
 #include "machine/machine.h"
 #include "base/clock.h"
 #include "dev/irqchip.h"
-#include "dev/types.h"
+#include "loop/uring.h"
 #include "machine/qmp.h"
 #include "virtio/devices.h"
 #include <errno.h>
@@ -110,11 +110,25 @@ static const struct board_ops board_ops = {
 
 /* ---- the main thread ---- */
 
+static bool over(const struct machine *m)
+{
+    return m->state == RUN_SHUTDOWN || m->state == RUN_INTERNAL_ERROR;
+}
+
+/* What was asked for while the machine was changing is done now. */
+static void change_end(struct machine *m)
+{
+    m->changing = false;
+    qmp_changed(m->qmp);
+    if (atomic_load(&m->asked))
+        loop_post(m->loop, &m->attend);
+}
+
 void machine_quit(struct machine *m, int status, const char *reason)
 {
     bool guest = !strncmp(reason, "guest", 5);
 
-    if (m->state == RUN_SHUTDOWN || m->state == RUN_INTERNAL_ERROR)
+    if (over(m))
         return;
     if (m->state == RUN_RUNNING)
         vm_pause(&m->vm);
@@ -128,10 +142,12 @@ void machine_stop(struct machine *m)
 {
     if (m->state != RUN_RUNNING)
         return;
+    m->changing = true;
+    m->state = RUN_PAUSED;
     vm_pause(&m->vm);
     board_pause(&m->board);
-    m->state = RUN_PAUSED;
     qmp_event(m->qmp, "STOP", NULL);
+    change_end(m);
 }
 
 void machine_cont(struct machine *m)
@@ -147,23 +163,33 @@ void machine_cont(struct machine *m)
 
 void machine_powerdown(struct machine *m)
 {
-    pm_power_button(&m->board);
+    if (!pm_power_button(&m->board))
+        log_info("the power button was pressed, but the guest does not listen for it");
     qmp_event(m->qmp, "POWERDOWN", NULL);
 }
 
-bool machine_reset(struct machine *m, struct err *err)
+bool machine_reset(struct machine *m, const char *reason, struct err *err)
 {
-    bool running = m->state == RUN_RUNNING;
+    bool good;
 
-    if (running)
+    if (over(m))
+        return err_set(err, ESHUTDOWN, "the machine has ended");
+    m->changing = true;
+    if (m->state == RUN_RUNNING)
         vm_pause(&m->vm);
     board_reset(&m->board);
-    if (!vm_reset(&m->vm, err) || !machine_load(m, err))
-        return false;
-    qmp_event(m->qmp, "RESET", "{s:b, s:s}", "guest", true, "reason", "guest-reset");
-    if (running)
+    good = vm_reset(&m->vm, err) && machine_load(m, err);
+    if (good)
+        qmp_event(m->qmp, "RESET", "{s:b, s:s}", "guest", !strncmp(reason, "guest", 5), "reason",
+                  reason);
+    else {
+        log_error("cannot reset the machine: %s", err->text);
+        machine_quit(m, MACHINE_FAILED, "host-error");
+    }
+    if (m->state == RUN_RUNNING) /* not if somebody ended it meanwhile */
         vm_resume(&m->vm);
-    return true;
+    change_end(m);
+    return good;
 }
 
 void machine_resize_console(struct machine *m, uint16_t columns, uint16_t rows)
@@ -190,9 +216,12 @@ static void crashed(struct machine *m)
 static void attend(struct call *c)
 {
     struct machine *m = container_of(c, struct machine, attend);
-    uint32_t asked = atomic_exchange(&m->asked, 0);
     struct err err;
+    uint32_t asked;
 
+    if (m->changing) /* a nested turn: change_end posts this again */
+        return;
+    asked = atomic_exchange(&m->asked, 0);
     if (asked & ASK_BROKEN)
         machine_quit(m, MACHINE_FAILED, "host-error");
     if (asked & ASK_DEBUG_EXIT)
@@ -203,10 +232,8 @@ static void attend(struct call *c)
         panicked(m);
     if (asked & ASK_CRASHED)
         crashed(m);
-    if ((asked & ASK_RESET) && !machine_reset(m, &err)) {
-        log_error("cannot reset the machine: %s", err.text);
-        machine_quit(m, MACHINE_FAILED, "host-error");
-    }
+    if ((asked & ASK_RESET) && !over(m))
+        machine_reset(m, "guest-reset", &err);
 }
 
 static void timed_out(struct timer *t)
@@ -241,6 +268,9 @@ bool machine_open(struct machine *m, const struct config *config, struct err *er
     vm_init(&m->vm);
     m->vm.events = &vm_events;
     board_init(&m->board, &board_ops);
+    for (unsigned i = 0; i < config->disk_count; i++)
+        if (!strcmp(config->disk[i].aio, "threads"))
+            loop_forbid_uring(true);
     m->loop = loop_open(err);
     if (m->loop && machine_open_kernel(m, err) && machine_assemble(m, err) && machine_load(m, err))
         return true;
@@ -275,7 +305,13 @@ void machine_close(struct machine *m)
     /* Parked vCPUs outlive the devices: those may still interrupt while they wind up their I/O. */
     if (m->vm.engine)
         vm_pause(&m->vm);
+    if (m->loop) { /* devices turn the loop while they close: nothing may be done for the guest now
+                    */
+        loop_cancel(m->loop, &m->timeout);
+        loop_unpost(m->loop, &m->attend);
+    }
     qmp_close(m->qmp);
+    m->qmp = NULL;
     board_close(&m->board);
     vm_close(&m->vm);
     for (unsigned i = 0; i < CONFIG_DISKS; i++)
@@ -289,8 +325,6 @@ void machine_close(struct machine *m)
     for (unsigned i = 0; i < m->stream_count; i++)
         chardev_close(m->stream[i]);
     boot_close(m->boot);
-    if (m->loop)
-        loop_cancel(m->loop, &m->timeout);
     loop_close(m->loop);
     bus_close(&m->mmio);
     bus_close(&m->pio);

@@ -11,7 +11,7 @@
 #include "boot/boot.h"
 #include "bus/device.h"
 #include "config/config.h"
-#include "dev/chardev.h"
+#include "dev/types.h"
 #include "engine/engine.h"
 #include "engine/x86/model.h"
 #include "loop/loop.h"
@@ -52,10 +52,14 @@ struct machine {
     struct boot *boot; /* the kernel's open files: read again at every reset */
     struct block *disk[CONFIG_DISKS];
     struct net *net[CONFIG_NETS][MACHINE_NET_PAIRS];
+    struct board_parts parts; /* what the board is made of: ACPI says the same */
     struct chardev *stream[CONFIG_PORTS + 2];
     unsigned stream_count;
     struct qmp *qmp;
     enum run_state state;
+    /* Stopping and resetting wait for I/O in nested turns of the loop. Meanwhile nothing else may
+     * change the run state but machine_quit. */
+    bool changing;
     int status; /* exit status once the loop ends */
     /* what other threads ask the main thread to do */
     struct call attend;
@@ -72,11 +76,13 @@ bool machine_start(struct machine *m, struct err *err);
 int machine_run(struct machine *m);
 void machine_close(struct machine *m); /* accepts a half-open machine */
 
-/* What a user may do, by QMP or signal. All idempotent, in the main thread. */
+/* What a user may do, by QMP or signal. All idempotent, in the main thread, not while `changing`
+ * (but quit). */
 void machine_stop(struct machine *m);
 void machine_cont(struct machine *m);
 void machine_powerdown(struct machine *m); /* presses the power button */
-bool machine_reset(struct machine *m, struct err *err);
+/* `reason` as in QMP's RESET. A machine that cannot be reset is ended. */
+bool machine_reset(struct machine *m, const char *reason, struct err *err);
 void machine_quit(struct machine *m, int status,
                   const char *reason); /* reason as in QMP's SHUTDOWN */
 void machine_resize_console(struct machine *m, uint16_t columns, uint16_t rows);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -30,6 +31,7 @@ struct qmp {
     struct machine *machine;
     struct watch listener;
     char path[108];
+    bool busy; /* a command runs, and may turn the loop: nobody is heard meanwhile */
     struct client client[CLIENTS_MAX];
 };
 
@@ -50,6 +52,14 @@ static void drop(struct client *c)
         machine_quit(m, MACHINE_FAILED, "host-signal");
 }
 
+/* What to wait for. Nothing is read while the machine is in the middle of a change. */
+static uint32_t wanted(const struct client *c)
+{
+    bool deaf = c->qmp->busy || c->qmp->machine->changing;
+
+    return (deaf ? 0 : EPOLLIN) | (c->out_len ? EPOLLOUT : 0);
+}
+
 static void flush(struct client *c)
 {
     size_t done = 0;
@@ -66,16 +76,18 @@ static void flush(struct client *c)
     }
     memmove(c->out, c->out + done, c->out_len - done);
     c->out_len -= done;
-    loop_rewatch(c->qmp->machine->loop, &c->watch, EPOLLIN | (c->out_len ? EPOLLOUT : 0));
+    loop_rewatch(c->qmp->machine->loop, &c->watch, wanted(c));
 }
 
 /* Appends to a growing buffer; false when out of memory or over `max`. */
 static bool append(char **buffer, size_t *len, size_t *size, const char *bytes, size_t count,
                    size_t max)
 {
+    if (*len + count > max)
+        return false;
     if (*len + count > *size) {
         size_t want = (*len + count) * 2;
-        char *bigger = want > 2 * max ? NULL : realloc(*buffer, want);
+        char *bigger = realloc(*buffer, want);
 
         if (!bigger)
             return false;
@@ -104,9 +116,26 @@ static bool answer(struct client *c, json_t *object)
     return good;
 }
 
+/* The text may be a cut one, or name a file in another encoding. */
 static json_t *error_object(const char *class, const char *text)
 {
-    return json_pack("{s:{s:s, s:s}}", "error", "class", class, "desc", text);
+    json_t *desc = json_string(text);
+
+    if (!desc)
+        desc = json_string("the reason is not UTF-8 text");
+    return json_pack("{s:{s:s, s:o}}", "error", "class", class, "desc", desc);
+}
+
+/* Whoever spoke while nobody was heard is heard now. */
+static void qmp_hear(struct qmp *q)
+{
+    struct loop *l = q->machine->loop;
+
+    q->busy = false;
+    for (unsigned i = 0; i < CLIENTS_MAX; i++)
+        if (q->client[i].used)
+            loop_rewatch(l, &q->client[i].watch, wanted(&q->client[i]));
+    loop_rewatch(l, &q->listener, EPOLLIN);
 }
 
 static json_t *run_command(struct client *c, const char *name, json_t *args)
@@ -124,7 +153,9 @@ static json_t *run_command(struct client *c, const char *name, json_t *args)
     for (const struct qmp_command *q = qmp_commands; q->name; q++) {
         if (strcmp(q->name, name))
             continue;
+        c->qmp->busy = true;
         result = q->run(c->qmp->machine, args, &err);
+        qmp_hear(c->qmp);
         if (result)
             return json_pack("{s:o}", "return", result);
         return error_object(err.code == ENOENT ? "DeviceNotFound" : "GenericError", err.text);
@@ -161,7 +192,10 @@ static bool take_request(struct client *c, size_t len)
     if (reply && id)
         json_object_set(reply, "id", id);
     json_decref(request);
-    return c->used && answer(c, reply);
+    if (c->used)
+        return answer(c, reply);
+    json_decref(reply); /* dropped by an event that it would not read */
+    return false;
 }
 
 /* Moves the scan over one byte; true at the end of a top-level object. */
@@ -211,6 +245,10 @@ static void client_ready(struct watch *w, uint32_t events)
         flush(c);
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
         return;
+    if (!(wanted(c) & EPOLLIN)) { /* a nested turn: qmp_changed or qmp_hear will come */
+        loop_rewatch(c->qmp->machine->loop, w, wanted(c));
+        return;
+    }
     got = recv(w->fd, bytes, sizeof bytes, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
@@ -258,21 +296,31 @@ bool qmp_add_client(struct qmp *q, int fd, struct err *err)
 static void listener_ready(struct watch *w, uint32_t events)
 {
     struct qmp *q = container_of(w, struct qmp, listener);
-    int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     struct err err;
+    int fd;
 
+    if (q->busy || q->machine->changing) {
+        loop_rewatch(q->machine->loop, w, 0);
+        return;
+    }
+    fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0 && !client_start(q, fd, false, &err))
         log_warn("%s", err.text);
 }
 
-/* A file that nobody listens on any more is what a killed machine leaves: it may go. */
+/* A socket that nobody listens on any more is what a killed machine leaves: it may go. Connecting
+ * to a file of another kind is refused too: that one stays. */
 static bool remove_stale(const struct sockaddr_un *to, struct err *err)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     bool live = !connect(fd, (const struct sockaddr *)to, sizeof *to);
     bool stale = !live && errno == ECONNREFUSED;
+    struct stat st;
 
     close(fd);
+    if (!lstat(to->sun_path, &st) && !S_ISSOCK(st.st_mode))
+        return err_set(err, EEXIST, "--qmp %s: is a file, not a socket; choose another path",
+                       to->sun_path);
     if (live)
         return err_set(err, EADDRINUSE, "--qmp %s: another machine listens there", to->sun_path);
     return !stale || !unlink(to->sun_path) ||
@@ -340,6 +388,12 @@ static json_t *event_object(const char *name)
     gettimeofday(&now, NULL);
     return json_pack("{s:s, s:{s:I, s:I}}", "event", name, "timestamp", "seconds",
                      (json_int_t)now.tv_sec, "microseconds", (json_int_t)now.tv_usec);
+}
+
+void qmp_changed(struct qmp *q)
+{
+    if (q && !q->busy)
+        qmp_hear(q);
 }
 
 void qmp_event(struct qmp *q, const char *name, const char *data, ...)

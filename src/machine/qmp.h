@@ -17,6 +17,8 @@ bool qmp_add_client(struct qmp *q, int fd,
                     struct err *err); /* owns fd; its hang-up quits the machine */
 void qmp_close(struct qmp *q);        /* accepts NULL; removes the socket file */
 
+/* The machine has ended a change (machine->changing): clients are heard again. q may be NULL. */
+void qmp_changed(struct qmp *q);
 /* `data` as json_pack takes it, NULL: none. Goes to every client that negotiated. q may be NULL. */
 void qmp_event(struct qmp *q, const char *name, const char *data, ...);
 

@@ -57,7 +57,7 @@ static bool landlock_allow(int rules, const char *path, uint64_t access, struct 
     return good;
 }
 
-/* Removing our own socket at the end is the one change to the file system that is left. */
+/* Removing our own sockets at the end is the one change to the file system that is left. */
 static bool allow_socket_folder(int rules, const char *socket, struct err *err)
 {
     char dir[CONFIG_PATH];
@@ -68,6 +68,21 @@ static bool allow_socket_folder(int rules, const char *socket, struct err *err)
     if (slash)
         slash[slash == dir] = 0;
     return landlock_allow(rules, slash ? dir : ".", LANDLOCK_ACCESS_FS_REMOVE_FILE, err);
+}
+
+static bool allow_stream(int rules, const char *spec, struct err *err)
+{
+    return strncmp(spec, "unix:", 5) || allow_socket_folder(rules, spec + 5, err);
+}
+
+static bool allow_sockets(int rules, const struct config *c, struct err *err)
+{
+    bool good = !c->qmp[0] || allow_socket_folder(rules, c->qmp, err);
+
+    good = good && allow_stream(rules, c->serial, err) && allow_stream(rules, c->console, err);
+    for (unsigned i = 0; good && i < c->port_count; i++)
+        good = allow_socket_folder(rules, c->port[i].socket, err);
+    return good;
 }
 
 bool sandbox_fence(const struct config *config, struct err *err)
@@ -84,7 +99,7 @@ bool sandbox_fence(const struct config *config, struct err *err)
         log_info("this kernel has no Landlock: the machine's process is fenced by seccomp alone");
         return true;
     }
-    good = !config->qmp[0] || allow_socket_folder(rules, config->qmp, err);
+    good = allow_sockets(rules, config, err);
     if (good && syscall(SYS_landlock_restrict_self, rules, 0))
         good = err_set(err, errno, "cannot enter the file fence: %s", strerror(errno));
     close(rules);
@@ -127,7 +142,7 @@ static const struct {
     {SCMP_SYS(accept4), "QMP and console clients"},
     {SCMP_SYS(shutdown), "ending a client's connection"},
     {SCMP_SYS(close), "clients that left"},
-    {SCMP_SYS(unlink), "our own QMP socket at the end"},
+    {SCMP_SYS(unlink), "our own sockets at the end"},
     /* files that are open already */
     {SCMP_SYS(fstat), "the kernel file's size at a reboot"},
     {SCMP_SYS(newfstatat), "a disk's use of space for query-block"},
@@ -139,12 +154,9 @@ static const struct {
     {SCMP_SYS(madvise), "memory given back by the balloon and by malloc"},
     /* threads */
     {SCMP_SYS(futex), "locks, sleeping vCPUs"},
-    {SCMP_SYS(futex_waitv), "the same"},
     {SCMP_SYS(sched_yield), "spinning vCPUs"},
-    {SCMP_SYS(set_robust_list), "the thread pool's start"},
+    {SCMP_SYS(set_robust_list), "a vCPU's thread that is still starting"},
     {SCMP_SYS(rseq), "the same"},
-    {SCMP_SYS(clone3), "the thread pool where io_uring is missing"},
-    {SCMP_SYS(clone), "the same on older C libraries"},
     {SCMP_SYS(membarrier), "ordering between vCPUs"},
     {SCMP_SYS(rt_sigaction), "the C library's abort path"},
     {SCMP_SYS(rt_sigprocmask), "thread start and abort"},
@@ -155,14 +167,12 @@ static const struct {
     {SCMP_SYS(exit_group), "the process's end"},
     {SCMP_SYS(getpid), "abort"},
     {SCMP_SYS(gettid), "abort, and naming threads"},
-    {SCMP_SYS(getuid), "the C library"},
     /* time and chance */
     {SCMP_SYS(clock_gettime), "where the vDSO cannot answer"},
     {SCMP_SYS(gettimeofday), "the same"},
     {SCMP_SYS(clock_nanosleep), "sleeping vCPUs"},
     {SCMP_SYS(nanosleep), "the same"},
     {SCMP_SYS(getrandom), "the guest's entropy"},
-    {SCMP_SYS(uname), "the C library"},
 };
 
 /* Memory may be mapped, never with PROT_EXEC. */

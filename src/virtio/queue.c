@@ -21,6 +21,7 @@ bool queue_open(struct queue *q, const struct queue_ops *ops, struct mem *mem, u
     q->mem = mem;
     q->index = index;
     q->max_size = max_size;
+    q->budget = QUEUE_NO_BUDGET;
     q->slot = calloc(max_size, sizeof *q->slot);
     q->free_slot = calloc(max_size, sizeof *q->free_slot);
     q->long_seg = calloc((size_t)max_size * CHAIN_LONG, sizeof *q->long_seg);
@@ -90,8 +91,9 @@ void queue_break(struct queue *q, const char *why)
 
 struct chain *queue_next(struct queue *q)
 {
-    if (unlikely(!q->live || q->broken || q->stopping || q->paused))
+    if (unlikely(!q->live || q->broken || q->stopping || q->paused || !q->budget))
         return NULL;
+    q->budget -= q->budget != QUEUE_NO_BUDGET;
     return q->setup.packed ? packed_next(q) : split_next(q);
 }
 

@@ -60,6 +60,8 @@ struct queue_setup {
     uint16_t avail, used;
 };
 
+#define QUEUE_NO_BUDGET UINT32_MAX
+
 struct queue {
     const struct queue_ops *ops;
     struct mem *mem;
@@ -88,6 +90,7 @@ struct queue {
     bool avail_wrap, used_wrap;
     bool armed;          /* the driver was asked to notify */
     uint16_t hold;       /* depth of queue_hold */
+    uint32_t budget;     /* chains that queue_next may still give; QUEUE_NO_BUDGET: any number */
     uint16_t open;       /* chains taken and not finished */
     uint16_t *free_slot; /* stack of slots not in use: max_size - open of them */
     struct chain *slot;

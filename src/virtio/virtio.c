@@ -18,6 +18,9 @@
 #define VIRTIO_F_RING_RESET 40
 #endif
 
+/* Chains for one kick: a guest that refills its ring all the time cannot hold the loop. */
+#define KICK_CHAINS 1024
+
 static struct virtio_queue *queue_of(struct queue *q)
 {
     return container_of(q, struct virtio_queue, q);
@@ -90,12 +93,18 @@ void virtio_config_set(struct virtio *v, unsigned offset, const void *src, size_
 void virtio_kick(struct virtio *v, unsigned queue)
 {
     struct queue *q = &v->queue[queue].q;
+    bool again;
 
     if (v->life != VIRTIO_RUNNING || v->paused || !q->live || q->broken || q->stopping)
         return;
     queue_hold(q);
+    q->budget = KICK_CHAINS;
     v->ops->kick(v, q);
+    again = !q->budget;
+    q->budget = QUEUE_NO_BUDGET;
     queue_release(q);
+    if (again) /* as if the driver had kicked once more: after everyone else's turn */
+        virtio_notify(v, queue);
 }
 
 /* The order matters: the eventfd is read, then the flag falls, then the queue is looked at. A

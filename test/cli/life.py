@@ -141,10 +141,133 @@ def test_fences():
         skip('--user drops root', 'not root')
 
 
+def start(*args, **more):
+    """A machine whose guest has said "up"."""
+    p = subprocess.Popen([HULL, *map(str, args)], stdin=more.pop('stdin', subprocess.DEVNULL), stdout=subprocess.PIPE,
+                         **more)
+    p.stdout.readline()
+    return p
+
+
+def end(p, status=128 + signal.SIGTERM):
+    p.terminate()
+    try:
+        return p.wait(10) == status
+    except subprocess.TimeoutExpired:
+        p.kill()
+        return False
+
+
+def test_qmp_hostile():
+    path = TMP / 'qmp3'
+    p = start(*machine(echo, '--qmp', path))
+    q = Qmp(path)
+    q.call('qmp_capabilities')
+    silent = Qmp(path)
+    silent.call('qmp_capabilities')
+    try:
+        silent.socket.sendall(b'{"execute": "query-commands"}' * 20000)
+    except OSError:
+        pass # dropped
+    ok('return' in q.call('query-status'), 'a client that never reads holds nobody up')
+    q.file.write('{"execute": "' + 'x' * 63 + chr(233) * 40 + '"}\n')
+    q.file.flush()
+    ok(q.read()['error']['class'] == 'CommandNotFound', 'a name cut inside a character')
+    q.socket.sendall(b'{"execute": "\xff\xfe"}\n' + b'[' * 5000 + b']' * 5000 + b'\n')
+    ok([list(q.read()) for _ in range(2)] == [['error']] * 2, 'bytes that are no UTF-8, 5000 brackets')
+    more = [Qmp(path)]
+    while len(more) < 10 and more[-1].greeting:
+        more.append(Qmp(path))
+    ok(len(more) in (6, 7), 'eight clients, this one and hull itself among them, are enough')
+    more.pop()
+    big = more.pop()
+    try:
+        big.socket.sendall(b'{"execute": "' + b'x' * (2 << 20))
+        refused = big.socket.recv(100) == b''
+    except OSError:
+        refused = True
+    ok(refused, 'a request of 2 MiB ends its connection')
+    for _ in range(3):
+        q.call('stop')
+        q.call('system_reset')
+        event = q.event('RESET')['data']
+    ok(event == {'guest': False, 'reason': 'host-qmp-system-reset'} and
+       q.call('query-status')['return']['status'] == 'paused', 'a paused machine is reset and stays paused')
+    q.call('cont')
+    ok(p.stdout.readline() == b'up\n', 'and starts afresh when it goes on')
+    ok(end(p), 'all of which it survived')
+
+
+def test_sockets():
+    precious = TMP / 'precious'
+    for option in (('--qmp', precious), ('--serial', f'unix:{precious}'), ('--port', f'a,socket={precious}')):
+        precious.write_text('mine')
+        code, _, err = run(*machine(hello, *option, '--timeout', '5'))
+        ok(code == 1 and precious.read_text() == 'mine', f'{option[0]}: a file is not replaced by a socket: {err}')
+    path, sock = TMP / 'qmp4', TMP / 'port'
+    p = start(*machine(hello, '--qmp', path, '--port', f'a,socket={sock}', '--console', f'unix:{sock}2'))
+    code, _, err = run(*machine(hello, '--qmp', path))
+    ok(code == 1 and path.exists() and Qmp(path).greeting, f'a socket in use is refused and stays: {err.strip()}')
+    ok(end(p) and not [f for f in (path, sock, TMP / 'port2') if f.exists()], 'all sockets are gone at the end')
+
+
+def test_input_held():
+    """A guest that reads nothing must not keep hull from its signals."""
+    r, w = os.pipe()
+    p = start(*machine(hello), stdin=r)
+    os.close(r)
+    os.set_blocking(w, False)
+    finish = time.monotonic() + 1.5
+    while time.monotonic() < finish:
+        try:
+            os.write(w, bytes(4096))
+        except BlockingIOError:
+            time.sleep(0.05)
+    ok(end(p), 'a machine whose guest reads no input ends by SIGTERM')
+    os.close(w)
+
+
+def test_inherited():
+    r, w = os.pipe()
+    os.set_inheritable(w, True)
+    p = start(*machine(hello, '--console', f'file:{TMP}/c'), close_fds=False)
+    pid = children(p.pid)['hull-vmm']
+    mine = os.readlink(f'/proc/self/fd/{w}')
+    ok(mine not in [os.readlink(f'/proc/{pid}/fd/{f}') for f in os.listdir(f'/proc/{pid}/fd')],
+       'descriptors of whoever started hull do not reach the machine')
+    end(p)
+    os.close(r)
+    os.close(w)
+
+
+def test_disk_threads():
+    disk = TMP / 'disk.img'
+    disk.write_bytes(bytes(1 << 20))
+    p = start(*machine(hello, '--disk', f'{disk},aio=threads'))
+    pid = children(p.pid)['hull-vmm']
+    links = [os.readlink(f'/proc/{pid}/fd/{f}') for f in os.listdir(f'/proc/{pid}/fd')]
+    ok(not any('io_uring' in link for link in links), 'aio=threads: the machine has no io_uring')
+    ok(end(p), 'and ends in order')
+
+
+def test_free_port():
+    p = start('run', '--kernel', hello, '--memory', '16M', '--net', 'user,forward=tcp:0:22,forward=udp:0:53',
+              stderr=subprocess.PIPE)
+    ok(end(p), 'host port 0')
+    said = p.stderr.read().decode()
+    ok('tcp port' in said and 'port 22 of the guest' in said and 'udp port' in said, f'is told: {said.strip()}')
+
+
 test_statuses()
 test_signals()
 test_terminal()
 test_qmp()
 test_killed()
 test_fences()
+test_qmp_hostile()
+test_sockets()
+test_input_held()
+test_inherited()
+test_disk_threads()
+test_free_port()
 done()
