@@ -27,7 +27,7 @@ test: all
 
 # Everything that takes minutes: whole systems in guests, kill -9, long workloads.
 test-slow: all
-	@tools/setup build run test
+	@tools/setup build run test slow
 	@tools/run-tests $(BUILD) --suite slow --timeout-multiplier 10
 
 # Style: layers, sizes, layout.
