@@ -257,6 +257,7 @@ static void make_uuid(struct machine *m)
 
 bool machine_open(struct machine *m, const struct config *config, struct err *err)
 {
+    host_tsc_begin();
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->attend.run = attend;
@@ -286,6 +287,7 @@ bool machine_start(struct machine *m, struct err *err)
         return false;
     if (!vm_start(&m->vm, err))
         return false;
+    host_tsc_khz(); /* finding out takes calls that the filter refuses */
     if (m->config.sandbox && !sandbox_filter(&m->config, err))
         return false;
     if (m->config.timeout_s)

@@ -110,15 +110,20 @@ static void leaf_xsave(const struct cpu_model *model, const struct cpuid_context
     }
 }
 
+static uint32_t khz(const struct cpu_model *model)
+{
+    return model->tsc_khz ? model->tsc_khz : host_tsc_khz();
+}
+
 /* TSC = crystal * EBX / EAX. Linux multiplies in 32 bits: keep kHz * EAX below 2^32. */
 static void leaf_tsc(const struct cpu_model *model, uint32_t out[4])
 {
     unsigned denominator = 1000;
 
-    while ((uint64_t)model->tsc_khz * denominator >> 32)
+    while ((uint64_t)khz(model) * denominator >> 32)
         denominator /= 2;
     out[X86_EAX] = denominator;
-    out[X86_EBX] = (uint32_t)(((uint64_t)model->tsc_khz * denominator + X86_CRYSTAL_HZ / 2000) /
+    out[X86_EBX] = (uint32_t)(((uint64_t)khz(model) * denominator + X86_CRYSTAL_HZ / 2000) /
                               (X86_CRYSTAL_HZ / 1000));
     out[X86_ECX] = X86_CRYSTAL_HZ;
 }
@@ -145,7 +150,7 @@ static void basic_leaf(const struct cpu_model *model, const struct cpuid_context
     case 0xd: leaf_xsave(model, c, sub, out); break;
     case 0x15: leaf_tsc(model, out); break;
     case 0x16:
-        out[X86_EAX] = out[X86_EBX] = model->tsc_khz / 1000;
+        out[X86_EAX] = out[X86_EBX] = khz(model) / 1000;
         out[X86_ECX] = 100;
         break;
     default: break;
@@ -185,7 +190,7 @@ static void hypervisor_leaf(const struct cpu_model *model, uint32_t leaf, uint32
         out[X86_EAX] = KVM_NOP_IO_DELAY | KVM_CLOCKSOURCE2 | KVM_CLOCKSOURCE_STABLE;
         break;
     case 0x40000010:
-        out[X86_EAX] = model->tsc_khz;
+        out[X86_EAX] = khz(model);
         out[X86_EBX] = X86_CRYSTAL_HZ / 1000;
         break;
     default: break;

@@ -120,14 +120,26 @@ static uint64_t clock_pair(uint64_t *tsc)
     return ns;
 }
 
+static uint64_t begun_ns, begun_tsc; /* the measurement's first pair */
+
+void host_tsc_begin(void)
+{
+    if (!begun_ns)
+        begun_ns = clock_pair(&begun_tsc);
+}
+
 static uint32_t khz_by_measuring(void)
 {
-    const struct timespec nap = {.tv_nsec = 5000000}; /* long enough for 20 parts per million */
-    uint64_t tsc0 = 0, tsc1 = 0, ns0 = clock_pair(&tsc0), ns1;
+    const uint64_t long_enough = 5000000; /* for 20 parts per million */
+    uint64_t tsc = 0, ns;
 
-    nanosleep(&nap, NULL);
-    ns1 = clock_pair(&tsc1);
-    return ns1 > ns0 ? (uint32_t)mul_div(tsc1 - tsc0, 1000000, ns1 - ns0) : 0;
+    host_tsc_begin();
+    ns = clock_pair(&tsc);
+    if (ns - begun_ns < long_enough) {
+        nanosleep(&(struct timespec){.tv_nsec = (long)(long_enough - (ns - begun_ns))}, NULL);
+        ns = clock_pair(&tsc);
+    }
+    return ns > begun_ns ? (uint32_t)mul_div(tsc - begun_tsc, 1000000, ns - begun_ns) : 0;
 }
 
 static void ask_tsc(void)

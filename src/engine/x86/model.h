@@ -15,7 +15,7 @@ struct cpu_model {
     uint8_t feature[X86_F_COUNT]; /* 1: offered; [X86_F_BASE] is 1 */
     uint32_t signature;           /* leaf 1 EAX: family, model, stepping */
     uint8_t phys_bits, linear_bits;
-    uint32_t tsc_khz;
+    uint32_t tsc_khz; /* 0: the host's */
     uint64_t xcr0_mask; /* XCR0 bits that may be set */
 };
 
@@ -57,5 +57,8 @@ const uint8_t *host_features(void);
 /* The host's TSC in kHz: from CPUID, else the kernel's, else measured against CLOCK_MONOTONIC_RAW;
  * found out once. */
 uint32_t host_tsc_khz(void);
+/* Where it must be measured, that begins here: what is done until somebody asks need not be waited
+ * for. May be left out. */
+void host_tsc_begin(void);
 
 #endif
