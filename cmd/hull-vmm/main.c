@@ -8,6 +8,7 @@
 #include "machine/machine.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,6 +127,9 @@ int main(int argc, char **argv)
     struct err err = {0};
     int status = MACHINE_USAGE;
 
+    /* Tables that are mostly never used (queues) get fresh pages. Left alone, malloc takes them
+     * from its heap once a large piece was freed, and clears, so touches, them. */
+    mallopt(M_MMAP_THRESHOLD, 128 << 10);
     log_setup("hull", LOG_WARN);
     if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
         print_help();
