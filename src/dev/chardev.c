@@ -271,8 +271,8 @@ struct chardev *chardev_open_fd(struct loop *loop, int in, int out, struct err *
     f->shared = in >= 0 && in == out && is_socket(in);
     if (!fdchar_watch(f, &f->in, &f->in_file, err))
         goto close;
-    if (in >= 0 && in == out &&
-        !f->shared) { /* a terminal opened once: epoll takes a descriptor once */
+    /* A terminal opened once: epoll takes a descriptor once. */
+    if (in >= 0 && in == out && !f->shared) {
         f->out.fd = fcntl(out, F_DUPFD_CLOEXEC, 3);
         if (f->out.fd < 0) {
             err_set(err, errno, "dup: %s", strerror(errno));
