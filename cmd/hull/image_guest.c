@@ -56,6 +56,10 @@ static const struct file fixed[] = {
      "--subsystem-nomatch=container --subsystem-nomatch=module\n"
      "ExecStart=-/bin/udevadm trigger --action=add --subsystem-match=tty --sysname-match=ttyS[0-3] "
      "--sysname-match=hvc*\n"},
+    /* On the soft engine of a busy host a boot can take minutes: with systemd's 90 s for a device
+     * to appear, the serial port's login prompt would be given up. */
+    {"overlay/etc/systemd/system.conf.d/hull.conf", 0644,
+     "[Manager]\nDefaultDeviceTimeoutSec=15min\nDefaultTimeoutStartSec=15min\n"},
     {"overlay/etc/default/locale", 0644, "LANG=C.UTF-8\n"},
     {"overlay/etc/systemd/system/hull-firstboot.service", 0644,
      "[Unit]\nDescription=Make what must differ between machines\n"
