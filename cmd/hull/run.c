@@ -162,7 +162,7 @@ static bool open_pair(struct run *r, int *ours, int *theirs, struct err *err)
 static bool open_console(struct run *r, struct err *err)
 {
     bool serial = !strcmp(r->config.serial, "stdio"), console = !strcmp(r->config.console, "stdio");
-    int fd;
+    int fd = -1;
 
     if (console && serial)
         serial = !strcpy(r->config.serial, "none");
@@ -194,7 +194,7 @@ static pid_t start_machine(struct run *r, struct err *err)
 {
     char path[4096], number[16];
     char *argv[] = {path, "--config-fd", number, NULL};
-    int control, fd;
+    int control = -1, fd = -1;
 
     if (!program_find("hull-vmm", path, sizeof path, err) || !open_console(r, err) ||
         !open_pair(r, &r->control, &control, err))
