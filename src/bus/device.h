@@ -43,6 +43,9 @@ struct board_ops {
     void (*power)(struct board *b, enum power_event what, uint32_t code);
     /* Output of the 8259 pair, to LINT0 of vCPU 0. Any thread. NULL: the board has no 8259. */
     void (*intr)(struct board *b, bool level);
+    /* What IOAPIC pin `pin` now sends if it is level-triggered, NULL if it is not, so that engines
+     * know whose EOI is wanted. Any thread, before the message itself. NULL: nobody asks. */
+    void (*route)(struct board *b, unsigned pin, const struct msi *msi);
 };
 
 struct board {

@@ -34,15 +34,31 @@ static struct ioapic *ioapic_of(struct device *dev)
 }
 
 /* As a bridge turns an entry into a memory write: SDM 3, 11.11. */
-static void ioapic_send(struct ioapic *a, unsigned pin)
+static struct msi ioapic_message(const struct ioapic *a, unsigned pin)
 {
     uint64_t e = a->entry[pin];
-    struct msi msi = {
+
+    return (struct msi){
         .address = 0xfee00000 | (e >> 56) << 12 | (e & RED_LOGICAL ? 4 : 0),
         .data = (uint32_t)(e & 0x7ff) | (e & RED_LEVEL ? 0xc000 : 0),
     };
+}
+
+static void ioapic_send(struct ioapic *a, unsigned pin)
+{
+    struct msi msi = ioapic_message(a, pin);
 
     board_msi(a->dev.board, &msi);
+}
+
+/* Masked pins count too: an interrupt that was sent before may still want its EOI. */
+static void ioapic_report(struct ioapic *a, unsigned pin)
+{
+    struct board *b = a->dev.board;
+    struct msi msi = ioapic_message(a, pin);
+
+    if (b->ops->route)
+        b->ops->route(b, pin, a->entry[pin] & RED_LEVEL ? &msi : NULL);
 }
 
 static void ioapic_service_level(struct ioapic *a, unsigned pin)
@@ -98,11 +114,13 @@ static void entry_write(struct ioapic *a, unsigned pin, bool high, uint32_t valu
 
     if (high) {
         *e = (*e & UINT32_MAX) | (uint64_t)(value & 0xff000000) << 32;
+        ioapic_report(a, pin);
         return;
     }
     *e = (*e & ~(uint64_t)RED_WRITABLE) | (value & RED_WRITABLE);
     if (!(*e & RED_LEVEL))
         *e &= ~(uint64_t)RED_REMOTE_IRR; /* kernels clear a stuck pin by a turn through edge mode */
+    ioapic_report(a, pin);
     ioapic_service_level(a, pin);
 }
 
@@ -158,6 +176,8 @@ static void ioapic_reset(struct device *dev)
     a->select = a->id = 0;
     for (unsigned pin = 0; pin < GSI_COUNT; pin++)
         a->entry[pin] = RED_MASKED;
+    for (unsigned pin = 0; pin < GSI_COUNT; pin++)
+        ioapic_report(a, pin);
     pthread_mutex_unlock(&dev->lock);
 }
 
@@ -189,6 +209,8 @@ static bool ioapic_restored(struct device *dev, struct err *err)
     for (unsigned pin = 0; pin < GSI_COUNT; pin++)
         if (a->entry[pin] & ~(0xff00000000000000 | RED_WRITABLE | RED_REMOTE_IRR))
             return err_set(err, EINVAL, "entry %u has bits that do not exist", pin);
+    for (unsigned pin = 0; pin < GSI_COUNT; pin++)
+        ioapic_report(a, pin);
     return true;
 }
 

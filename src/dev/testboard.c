@@ -44,7 +44,7 @@ static void test_intr(struct board *b, bool level)
     tb.intr = level;
 }
 
-static const struct board_ops test_ops = {test_irq, test_msi, test_power, test_intr};
+static const struct board_ops test_ops = {test_irq, test_msi, test_power, test_intr, NULL};
 
 void tb_open(struct loop *loop)
 {

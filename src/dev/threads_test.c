@@ -72,7 +72,7 @@ static void on_intr(struct board *b, bool level)
 {
 }
 
-static const struct board_ops ops = {irqchip_set, on_msi, on_power, on_intr};
+static const struct board_ops ops = {irqchip_set, on_msi, on_power, on_intr, NULL};
 
 int main(void)
 {

@@ -7,7 +7,7 @@
 
 struct engine_choice {
     const struct engine_ops *ops;
-    char reason[200]; /* one line for people: why this one, and how to get a better one */
+    char reason[300]; /* one line for people: why this one, and how to get a better one */
 };
 
 /* `name` is auto, kvm or soft. Fails only when kvm was asked for and cannot be had. */

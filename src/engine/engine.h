@@ -42,6 +42,10 @@ struct engine_ops {
     void (*sleep)(struct vcpu *cpu); /* after VCPU_HALT: until kicked or an interrupt wakes it */
     void (*kick)(struct vcpu *cpu);  /* any thread: run() and sleep() return soon */
     void (*msi)(struct vm *vm, const struct msi *msi); /* any thread */
+    /* What an IOAPIC pin now sends if it is level-triggered, NULL if not: the engine must report
+     * such a vector's EOI. Called before the first such message. NULL: it reports all EOIs anyway.
+     */
+    void (*route)(struct vm *vm, unsigned pin, const struct msi *msi);
     /* The 8259 pair's output, to LINT0 of vCPU 0; any thread. */
     void (*intr)(struct vm *vm, bool level);
     void (*nmi)(struct vcpu *cpu);
@@ -93,6 +97,6 @@ bool vm_reset(struct vm *vm, struct err *err);
 /* The state after power-on or INIT: Intel SDM 3, table 10-1. Loaders change it, then set() it. */
 void vcpu_state_reset(struct vcpu_state *state, bool boot_cpu, unsigned id);
 
-extern const struct engine_ops soft_engine;
+extern const struct engine_ops soft_engine, kvm_engine;
 
 #endif

@@ -101,11 +101,20 @@ static void on_intr(struct board *b, bool level)
     m->vm.engine->intr(&m->vm, level);
 }
 
+static void on_route(struct board *b, unsigned pin, const struct msi *msi)
+{
+    struct machine *m = container_of(b, struct machine, board);
+
+    if (m->vm.engine->route)
+        m->vm.engine->route(&m->vm, pin, msi);
+}
+
 static const struct board_ops board_ops = {
     .irq = on_irq,
     .msi = on_msi,
     .power = on_power,
     .intr = on_intr,
+    .route = on_route,
 };
 
 /* ---- the main thread ---- */
@@ -288,7 +297,7 @@ bool machine_start(struct machine *m, struct err *err)
     if (!vm_start(&m->vm, err))
         return false;
     host_tsc_khz(); /* finding out takes calls that the filter refuses */
-    if (m->config.sandbox && !sandbox_filter(&m->config, err))
+    if (m->config.sandbox && !sandbox_filter(m->vm.engine == &kvm_engine, err))
         return false;
     if (m->config.timeout_s)
         loop_at(m->loop, &m->timeout, now_ns() + m->config.timeout_s * 1000000000ULL);

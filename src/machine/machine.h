@@ -94,7 +94,8 @@ bool machine_open_kernel(struct machine *m, struct err *err);
 bool machine_load(struct machine *m, struct err *err);
 /* ---- sandbox.c ---- */
 bool sandbox_drop_user(const char *user, struct err *err);
-bool sandbox_fence(const struct config *config, struct err *err);  /* files: before threads start */
-bool sandbox_filter(const struct config *config, struct err *err); /* system calls: all threads */
+bool sandbox_fence(const struct config *config, struct err *err); /* files: before threads start */
+/* System calls, of all threads; `kvm`: the engine is KVM. */
+bool sandbox_filter(bool kvm, struct err *err);
 
 #endif

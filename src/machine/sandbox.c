@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/futex.h>
+#include <linux/kvm.h>
 #include <linux/landlock.h>
 #include <pwd.h>
 #include <seccomp.h>
@@ -209,6 +210,30 @@ static const uint32_t allowed_ioctls[] = {
     0x127f,     /* BLKZEROOUT */
 };
 
+/* A machine on KVM: running, interrupts, dirty pages, and the state of vCPUs for pause and reset.
+ */
+static const unsigned long kvm_ioctls[] = {
+    KVM_RUN,           KVM_INTERRUPT,       KVM_SIGNAL_MSI,
+    KVM_NMI,           KVM_SET_GSI_ROUTING, KVM_SET_USER_MEMORY_REGION,
+    KVM_GET_DIRTY_LOG, KVM_GET_REGS,        KVM_SET_REGS,
+    KVM_GET_SREGS,     KVM_GET_SREGS2,      KVM_SET_SREGS2,
+    KVM_GET_XSAVE,     KVM_SET_XSAVE,       KVM_GET_XCRS,
+    KVM_SET_XCRS,      KVM_GET_DEBUGREGS,   KVM_SET_DEBUGREGS,
+    KVM_GET_LAPIC,     KVM_SET_LAPIC,       KVM_GET_MSRS,
+    KVM_SET_MSRS,      KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS,
+    KVM_GET_MP_STATE,  KVM_SET_MP_STATE,
+};
+
+static int allow_kvm(scmp_filter_ctx f)
+{
+    int bad = 0;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(kvm_ioctls); i++)
+        bad |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                                SCMP_A1(SCMP_CMP_EQ, kvm_ioctls[i]));
+    return bad;
+}
+
 static int allow_ioctls(scmp_filter_ctx f)
 {
     int bad = 0;
@@ -219,7 +244,7 @@ static int allow_ioctls(scmp_filter_ctx f)
     return bad;
 }
 
-bool sandbox_filter(const struct config *config, struct err *err)
+bool sandbox_filter(bool kvm, struct err *err)
 {
     /* A refused call kills: it can only come from a hijacked process or a bug that tests must show.
      */
@@ -230,6 +255,8 @@ bool sandbox_filter(const struct config *config, struct err *err)
         bad = seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[i].call, 0);
     if (!bad)
         bad = allow_memory(f) | allow_own_signals(f) | allow_prctl(f) | allow_ioctls(f);
+    if (!bad && kvm)
+        bad = allow_kvm(f);
     if (!bad)
         bad = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1);
     if (!bad)

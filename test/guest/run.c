@@ -2,10 +2,10 @@
 /* guest-run: a machine with nothing but an engine, memory, the debug port 0x402 (shown on stdout)
  * and the exit port 0xf4, for test guests. Loads one image by its Multiboot header.
  *
- *   guest-run [--engine soft] [--cpu MODEL] [--cpus N] [--timeout SECONDS] IMAGE */
+ *   guest-run [--engine soft|kvm] [--cpu MODEL] [--cpus N] [--timeout SECONDS] IMAGE */
 #include "base/clock.h"
 #include "base/log.h"
-#include "engine/engine.h"
+#include "engine/choose.h"
 #include "engine/x86/model.h"
 #include <errno.h>
 #include <getopt.h>
@@ -132,8 +132,10 @@ static bool set_entry(uint32_t entry, struct err *err)
     return done;
 }
 
-static bool assemble(const char *model, unsigned cpus, struct err *err)
+static bool assemble(const char *engine, const char *model, unsigned cpus, struct err *err)
 {
+    struct engine_choice choice;
+
     pthread_mutex_init(&run.lock, NULL);
     pthread_cond_init(&run.ended, NULL);
     mem_init(&run.mem);
@@ -147,10 +149,10 @@ static bool assemble(const char *model, unsigned cpus, struct err *err)
     run.vm.mmio = &run.mmio;
     run.vm.pio = &run.pio;
     run.vm.model = &run.model;
-    return cpu_model_parse(&run.model, model, err) &&
+    return engine_choose(engine, &choice, err) && cpu_model_parse(&run.model, model, err) &&
            mem_add(&run.mem, "ram", 0, RAM_SIZE, false, err) &&
            bus_add(&run.pio, &run.debug, err) && bus_add(&run.pio, &run.exit, err) &&
-           vm_open(&run.vm, &soft_engine, cpus, err);
+           vm_open(&run.vm, choice.ops, cpus, err);
 }
 
 static void wait_end(unsigned seconds)
@@ -185,7 +187,7 @@ int main(int argc, char **argv)
                                             {"engine", 1, NULL, 'e'},
                                             {0}};
     unsigned cpus = 1, timeout = 60;
-    const char *model = "";
+    const char *engine = "soft", *model = "";
     struct err err = {0};
     uint32_t entry = 0;
     int c;
@@ -195,16 +197,13 @@ int main(int argc, char **argv)
         case 'c': model = optarg; break;
         case 'n': cpus = (unsigned)atoi(optarg); break;
         case 't': timeout = (unsigned)atoi(optarg); break;
-        case 'e':
-            if (strcmp(optarg, "soft") == 0)
-                break;
-            /* fall through */
+        case 'e': engine = optarg; break;
         default: return 2;
         }
     }
     if (optind + 1 != argc)
         return 2;
-    if (!assemble(model, cpus, &err) || !load(argv[optind], &entry, &err) ||
+    if (!assemble(engine, model, cpus, &err) || !load(argv[optind], &entry, &err) ||
         !set_entry(entry, &err) || !vm_start(&run.vm, &err)) {
         fprintf(stderr, "guest-run: %s\n", err.text);
         return 1;

@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: MIT */
+/* The KVM engine's entry points: opening the machine and its vCPUs, memory slots, interrupts.
+ *
+ *   MSI and IOAPIC messages   KVM_SIGNAL_MSI to the kernel's LAPICs
+ *   level-triggered pins      known to the kernel by KVM_SET_GSI_ROUTING, so that their EOI exits
+ *   the PICs' output          a flag, looked at by vCPU 0 before it enters the guest (run.c) */
+#include "engine/kvm/kvm.h"
+#include "base/log.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef KVM_CAP_X86_APIC_BUS_CYCLES_NS
+#define KVM_CAP_X86_APIC_BUS_CYCLES_NS 237
+#endif
+
+/* Four pages below 4 GiB that KVM needs on some Intel CPUs: no device or memory of ours is there.
+ */
+#define IDENTITY_MAP 0xfeffc000ull
+#define TSS_PAGES    0xfeffd000ull
+
+int kvm_open_device(struct err *err)
+{
+    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), version;
+
+    if (fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO)) {
+        err_set(err, ENOENT,
+                "there is no /dev/kvm (modprobe kvm_intel or kvm_amd, or enable virtualization in "
+                "the firmware)");
+        return -1;
+    }
+    if (fd < 0 && (errno == EACCES || errno == EPERM)) {
+        err_set(err, EACCES,
+                "/dev/kvm may not be opened (be in group kvm: usermod -aG kvm USER, then log in "
+                "again)");
+        return -1;
+    }
+    if (fd < 0) {
+        err_set(err, errno, "/dev/kvm: %s", strerror(errno));
+        return -1;
+    }
+    version = ioctl(fd, KVM_GET_API_VERSION, 0);
+    if (version == KVM_API_VERSION)
+        return fd;
+    err_set(err, ENOTSUP, "/dev/kvm is not KVM, or too old: its version is %d, not %d", version,
+            KVM_API_VERSION);
+    close(fd);
+    return -1;
+}
+
+/* ---- opening ---- */
+
+static bool check_capabilities(int sys, struct err *err)
+{
+    static const struct {
+        int cap;
+        const char *what;
+    } needed[] = {
+        {KVM_CAP_SPLIT_IRQCHIP, "split irqchip"},     {KVM_CAP_SIGNAL_MSI, "MSI injection"},
+        {KVM_CAP_IMMEDIATE_EXIT, "immediate exit"},   {KVM_CAP_READONLY_MEM, "read-only memory"},
+        {KVM_CAP_USER_MEMORY, "user memory"},         {KVM_CAP_SREGS2, "KVM_GET_SREGS2"},
+        {KVM_CAP_VCPU_EVENTS, "vCPU events"},         {KVM_CAP_XSAVE, "XSAVE state"},
+        {KVM_CAP_MP_STATE, "multiprocessor state"},   {KVM_CAP_DEBUGREGS, "debug registers"},
+        {KVM_CAP_GET_TSC_KHZ, "the TSC's frequency"}, {KVM_CAP_EXT_CPUID, "CPUID"},
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(needed); i++)
+        if (ioctl(sys, KVM_CHECK_EXTENSION, needed[i].cap) <= 0)
+            return err_set(err, ENOTSUP,
+                           "this host's KVM has no %s: the kernel is too old (5.14 or later works)",
+                           needed[i].what);
+    return true;
+}
+
+static bool create_vm(struct kvm_vm *kvm, struct err *err)
+{
+    do
+        kvm->fd = ioctl(kvm->sys, KVM_CREATE_VM, 0);
+    while (kvm->fd < 0 && errno == EINTR);
+    if (kvm->fd >= 0)
+        return true;
+    if (errno == EBUSY)
+        return err_set(err, EBUSY,
+                       "another hypervisor holds the processor's virtualization: end it, or use "
+                       "--engine soft");
+    return err_set(err, errno, "cannot create a virtual machine: %s", strerror(errno));
+}
+
+static bool enable(int fd, uint32_t cap, uint64_t arg)
+{
+    struct kvm_enable_cap e = {.cap = cap, .args = {arg}};
+
+    return ioctl(fd, KVM_ENABLE_CAP, &e) == 0;
+}
+
+static bool set_up_irqchip(struct kvm_vm *kvm, struct err *err)
+{
+    const uint64_t identity = IDENTITY_MAP;
+    unsigned bus_ns = 1000000000 / X86_CRYSTAL_HZ;
+
+    if (ioctl(kvm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) ||
+        ioctl(kvm->fd, KVM_SET_TSS_ADDR, TSS_PAGES))
+        return err_set(err, errno, "cannot place KVM's own pages: %s", strerror(errno));
+    if (!enable(kvm->fd, KVM_CAP_SPLIT_IRQCHIP, KVM_PINS))
+        return err_set(err, errno, "cannot split the interrupt controllers: %s", strerror(errno));
+    /* CPUID leaf 0x15 says what the LAPIC timer counts; older kernels count nanoseconds. */
+    kvm->apic_bus_ns = 1;
+    if (ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_X86_APIC_BUS_CYCLES_NS) > 0 &&
+        enable(kvm->fd, KVM_CAP_X86_APIC_BUS_CYCLES_NS, bus_ns))
+        kvm->apic_bus_ns = bus_ns;
+    return true;
+}
+
+static bool set_slot(struct vm *vm, unsigned slot, bool log)
+{
+    const struct mem_region *r = &vm->mem->region[slot];
+    const struct kvm_userspace_memory_region m = {
+        .slot = slot,
+        .flags = (r->readonly ? KVM_MEM_READONLY : 0) | (log ? KVM_MEM_LOG_DIRTY_PAGES : 0),
+        .guest_phys_addr = r->base,
+        .memory_size = r->size,
+        .userspace_addr = (uintptr_t)r->host,
+    };
+
+    return ioctl(kvm_of(vm)->fd, KVM_SET_USER_MEMORY_REGION, &m) == 0;
+}
+
+static bool map_memory(struct vm *vm, struct err *err)
+{
+    for (unsigned i = 0; i < vm->mem->count; i++)
+        if (!set_slot(vm, i, false))
+            return err_set(err, errno, "cannot give memory '%s' to KVM: %s",
+                           vm->mem->region[i].name, strerror(errno));
+    return true;
+}
+
+static void on_kick(int signal)
+{
+}
+
+static bool catch_kicks(struct err *err)
+{
+    struct sigaction a = {.sa_handler = on_kick, .sa_flags = SA_RESTART};
+
+    sigemptyset(&a.sa_mask);
+    return sigaction(KVM_KICK_SIGNAL, &a, NULL) == 0 ||
+           err_set(err, errno, "cannot catch the kick signal: %s", strerror(errno));
+}
+
+static void engine_close(struct vm *vm)
+{
+    struct kvm_vm *kvm = kvm_of(vm);
+
+    if (kvm->fd >= 0)
+        close(kvm->fd);
+    if (kvm->sys >= 0)
+        close(kvm->sys);
+    pthread_mutex_destroy(&kvm->lock);
+    free(kvm);
+    vm->priv = NULL;
+}
+
+static bool engine_open(struct vm *vm, struct err *err)
+{
+    struct kvm_vm *kvm = calloc(1, sizeof *kvm);
+    int size;
+
+    if (!kvm)
+        return err_set(err, ENOMEM, "no memory for a machine");
+    kvm->fd = -1;
+    pthread_mutex_init(&kvm->lock, NULL);
+    vm->priv = kvm;
+    kvm->sys = kvm_open_device(err);
+    if (kvm->sys < 0 || !check_capabilities(kvm->sys, err) || !create_vm(kvm, err) ||
+        !set_up_irqchip(kvm, err) || !map_memory(vm, err) || !catch_kicks(err) ||
+        !kvm_model_open(vm, err))
+        goto close;
+    size = ioctl(kvm->sys, KVM_GET_VCPU_MMAP_SIZE, 0);
+    if (size >= (int)sizeof(struct kvm_run)) {
+        kvm->run_size = (size_t)size;
+        return true;
+    }
+    err_set(err, errno, "KVM's shared page has no size");
+close:
+    engine_close(vm);
+    return false;
+}
+
+/* ---- vCPUs ---- */
+
+static void engine_vcpu_close(struct vcpu *vcpu)
+{
+    struct kvm_cpu *cpu = vcpu->priv;
+
+    if (!cpu)
+        return;
+    if (cpu->run != MAP_FAILED)
+        munmap(cpu->run, kvm_of(vcpu->vm)->run_size);
+    if (cpu->fd >= 0)
+        close(cpu->fd);
+    free(cpu);
+    vcpu->priv = NULL;
+}
+
+static bool power_on(struct vcpu *vcpu, struct err *err)
+{
+    struct vcpu_state *state = malloc(sizeof *state);
+    bool done;
+
+    if (!state)
+        return err_set(err, ENOMEM, "no memory for a vCPU's state");
+    vcpu_state_reset(state, vcpu->id == 0, vcpu->id);
+    state->reg[2] = vcpu->vm->model->signature;
+    done = kvm_engine_set(vcpu, state, err);
+    free(state);
+    return done;
+}
+
+static bool engine_vcpu_open(struct vcpu *vcpu, struct err *err)
+{
+    struct kvm_vm *kvm = kvm_of(vcpu->vm);
+    struct kvm_cpu *cpu = calloc(1, sizeof *cpu);
+
+    if (!cpu)
+        return err_set(err, ENOMEM, "no memory for a vCPU");
+    vcpu->priv = cpu;
+    cpu->run = MAP_FAILED;
+    cpu->fd = ioctl(kvm->fd, KVM_CREATE_VCPU, (unsigned long)vcpu->id);
+    if (cpu->fd >= 0)
+        cpu->run = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, cpu->fd, 0);
+    if (cpu->run == MAP_FAILED)
+        err_set(err, errno, "KVM refuses it: %s", strerror(errno));
+    else if (kvm_set_cpuid(vcpu, err) && power_on(vcpu, err))
+        return true;
+    engine_vcpu_close(vcpu);
+    return false;
+}
+
+/* HLT is the kernel's business: kvm_engine_run never says VCPU_HALT. */
+static void engine_sleep(struct vcpu *vcpu)
+{
+}
+
+void kvm_engine_kick(struct vcpu *vcpu)
+{
+    struct kvm_cpu *cpu = vcpu->priv;
+    int tid = atomic_load(&vcpu->tid);
+
+    /* The flag first: a thread between its last look and KVM_RUN then does not enter the guest. */
+    __atomic_store_n(&cpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    if (tid && tid != gettid())
+        (void)tgkill(getpid(), tid, KVM_KICK_SIGNAL);
+}
+
+/* ---- interrupts ---- */
+
+static void engine_msi(struct vm *vm, const struct msi *msi)
+{
+    struct kvm_msi m = {
+        .address_lo = (uint32_t)msi->address,
+        .address_hi = (uint32_t)(msi->address >> 32),
+        .data = msi->data,
+    };
+
+    (void)ioctl(kvm_of(vm)->fd, KVM_SIGNAL_MSI, &m); /* a message to nobody vanishes */
+}
+
+static void send_routes_locked(struct kvm_vm *kvm)
+{
+    struct {
+        struct kvm_irq_routing head;
+        struct kvm_irq_routing_entry entry[KVM_PINS];
+    } table = {0};
+
+    for (unsigned pin = 0; pin < KVM_PINS; pin++) {
+        struct kvm_irq_routing_entry *e = &table.entry[table.head.nr];
+
+        if (!(kvm->level_pins & BIT(pin)))
+            continue;
+        e->gsi = pin;
+        e->type = KVM_IRQ_ROUTING_MSI;
+        e->u.msi.address_lo = (uint32_t)kvm->pin[pin].address;
+        e->u.msi.address_hi = (uint32_t)(kvm->pin[pin].address >> 32);
+        e->u.msi.data = kvm->pin[pin].data;
+        table.head.nr++;
+    }
+    if (ioctl(kvm->fd, KVM_SET_GSI_ROUTING, &table))
+        log_warn("KVM refuses the interrupt routes: %s", strerror(errno));
+}
+
+/* The kernel waits for all vCPUs to notice a new table, so only changes go there. */
+static void engine_route(struct vm *vm, unsigned pin, const struct msi *msi)
+{
+    struct kvm_vm *kvm = kvm_of(vm);
+    bool was;
+
+    if (pin >= KVM_PINS)
+        return;
+    pthread_mutex_lock(&kvm->lock);
+    was = kvm->level_pins & BIT(pin);
+    if (msi && (!was || memcmp(msi, &kvm->pin[pin], sizeof *msi))) {
+        kvm->pin[pin] = *msi;
+        kvm->level_pins |= (uint32_t)BIT(pin);
+        send_routes_locked(kvm);
+    } else if (!msi && was) {
+        kvm->level_pins &= ~(uint32_t)BIT(pin);
+        send_routes_locked(kvm);
+    }
+    pthread_mutex_unlock(&kvm->lock);
+}
+
+static void engine_intr(struct vm *vm, bool level)
+{
+    bool before = atomic_exchange(&kvm_of(vm)->intr, level);
+
+    if (level && !before && atomic_load(&vm->cpu[0]->tid) != gettid())
+        kvm_engine_kick(vm->cpu[0]);
+}
+
+static void engine_nmi(struct vcpu *vcpu)
+{
+    const struct kvm_cpu *cpu = vcpu->priv;
+
+    (void)ioctl(cpu->fd, KVM_NMI, 0);
+}
+
+/* ---- dirty pages ---- */
+
+static void all_dirty(struct mem_region *r)
+{
+    uint64_t pages = r->size / PAGE_SIZE;
+
+    for (uint64_t w = 0; w < pages / 64; w++)
+        __atomic_store_n(&r->dirty[w], UINT64_MAX, __ATOMIC_RELAXED);
+    if (pages % 64)
+        __atomic_fetch_or(&r->dirty[pages / 64], BIT(pages % 64) - 1, __ATOMIC_RELAXED);
+}
+
+/* Logging starts with the first question, which therefore answers "all of them". */
+static void engine_dirty(struct vm *vm, struct mem_region *r)
+{
+    struct kvm_vm *kvm = kvm_of(vm);
+    unsigned slot = (unsigned)(r - vm->mem->region);
+    size_t words = (r->size / PAGE_SIZE + 63) / 64;
+    struct kvm_dirty_log log = {.slot = slot};
+    uint64_t *bits;
+
+    if (!r->dirty || !kvm->logging[slot]) {
+        if (kvm->logging[slot] != (r->dirty != NULL) && set_slot(vm, slot, r->dirty != NULL))
+            kvm->logging[slot] = r->dirty != NULL;
+        if (r->dirty)
+            all_dirty(r);
+        return;
+    }
+    bits = calloc(words, sizeof *bits);
+    log.dirty_bitmap = bits;
+    if (!bits || ioctl(kvm->fd, KVM_GET_DIRTY_LOG, &log))
+        all_dirty(r);
+    for (size_t w = 0; bits && w < words; w++)
+        if (bits[w])
+            __atomic_fetch_or(&r->dirty[w], bits[w], __ATOMIC_RELAXED);
+    free(bits);
+}
+
+const struct engine_ops kvm_engine = {
+    .name = "kvm",
+    .open = engine_open,
+    .close = engine_close,
+    .vcpu_open = engine_vcpu_open,
+    .vcpu_close = engine_vcpu_close,
+    .run = kvm_engine_run,
+    .sleep = engine_sleep,
+    .kick = kvm_engine_kick,
+    .msi = engine_msi,
+    .route = engine_route,
+    .intr = engine_intr,
+    .nmi = engine_nmi,
+    .dirty = engine_dirty,
+    .get = kvm_engine_get,
+    .set = kvm_engine_set,
+};

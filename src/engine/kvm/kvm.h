@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/* The KVM engine's own structures: one struct kvm_vm for each machine, one struct kvm_cpu for each
+ * vCPU. KVM runs in split-irqchip mode: the LAPICs are the kernel's, IOAPIC, PICs and PIT ours. */
+#ifndef HULL_KVM_KVM_H
+#define HULL_KVM_KVM_H
+
+#include "engine/engine.h"
+#include "engine/x86/model.h"
+#include <linux/kvm.h>
+#include <signal.h>
+
+#define KVM_PINS        24      /* of the board's IOAPIC */
+#define KVM_KICK_SIGNAL SIGUSR1 /* its handler does nothing: it only makes KVM_RUN return */
+
+struct kvm_vm {
+    int sys, fd;            /* /dev/kvm and the machine's descriptor */
+    size_t run_size;        /* bytes of struct kvm_run and what follows it */
+    unsigned apic_bus_ns;   /* one tick of the LAPIC timer before its divider */
+    struct cpu_model model; /* vm->model without what this KVM lacks */
+    _Atomic bool intr;      /* the 8259 pair's output */
+    bool logging[MEM_REGIONS_MAX];
+    pthread_mutex_t lock; /* guards what follows */
+    struct msi pin[KVM_PINS];
+    uint32_t level_pins; /* a bit for each pin whose EOI we must hear of */
+};
+
+struct kvm_cpu {
+    int fd;
+    struct kvm_run *run; /* shared with the kernel */
+    bool unblocked;      /* its thread takes KVM_KICK_SIGNAL */
+};
+
+static inline struct kvm_vm *kvm_of(struct vm *vm)
+{
+    return vm->priv;
+}
+
+/* ---- engine.c ---- */
+/* Opens /dev/kvm and checks its version; -1: err says which group or module is missing. */
+int kvm_open_device(struct err *err);
+void kvm_engine_kick(struct vcpu *vcpu);
+
+/* ---- cpuid.c ---- */
+/* Fills kvm->model from vm->model. */
+bool kvm_model_open(struct vm *vm, struct err *err);
+bool kvm_set_cpuid(struct vcpu *vcpu, struct err *err);
+
+/* ---- run.c ---- */
+enum vcpu_exit kvm_engine_run(struct vcpu *vcpu);
+
+/* ---- state.c, msr.c ---- */
+void kvm_engine_get(struct vcpu *vcpu, struct vcpu_state *state);
+bool kvm_engine_set(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err);
+void kvm_get_msrs(struct vcpu *vcpu, struct vcpu_state *state);
+bool kvm_set_msrs(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err);
+/* IA32_TSC_DEADLINE alone: it needs the LAPIC's timer mode and the TSC to be there. */
+bool kvm_set_deadline(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err);
+
+#endif

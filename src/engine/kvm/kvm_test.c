@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/* The KVM engine on whatever this host has: without /dev/kvm it says what to do; with one, state
+ * set on a vCPU comes back, a small guest runs, a kick ends it, and written pages are seen. */
+#include "engine/choose.h"
+#include "engine/kvm/kvm.h"
+#include "tap.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static struct vm vm;
+static struct mem mem;
+static struct bus mmio, pio;
+static struct cpu_model model;
+static _Atomic unsigned written;
+static struct region port;
+
+static void port_write(void *dev, uint64_t offset, uint64_t value, unsigned size)
+{
+    atomic_store(&written, (unsigned)value);
+}
+
+static const struct region_ops port_ops = {NULL, port_write, 1, 1};
+
+static void on_end(struct vm *v, struct vcpu *cpu)
+{
+}
+
+static void on_broken(struct vm *v, struct vcpu *cpu, const struct err *err)
+{
+    printf("# %s\n", err->text);
+}
+
+static const struct vm_events events = {.shutdown = on_end, .broken = on_broken};
+
+static void test_choice(const struct err *refusal)
+{
+    struct engine_choice choice;
+    struct err err;
+
+    ok(engine_choose("auto", &choice, &err) && choice.reason[0], "auto always finds an engine");
+    ok(engine_choose("soft", &choice, &err) && choice.ops == &soft_engine, "soft is soft");
+    if (!refusal)
+        ok(engine_choose("kvm", &choice, &err) && choice.ops == &kvm_engine, "kvm is KVM");
+    else
+        ok(!engine_choose("kvm", &choice, &err) && strstr(err.text, "--engine kvm: ") &&
+               strstr(err.text, "/dev/kvm"),
+           "kvm is refused: %s", err.text);
+}
+
+static bool open_vm(struct err *err)
+{
+    mem_init(&mem);
+    bus_init(&mmio, BIT(40));
+    bus_init(&pio, 0x10000);
+    vm_init(&vm);
+    port = (struct region){.name = "port", .base = 0x402, .size = 1, .ops = &port_ops};
+    vm.events = &events;
+    vm.mem = &mem;
+    vm.mmio = &mmio;
+    vm.pio = &pio;
+    vm.model = &model;
+    return cpu_model_parse(&model, "", err) && mem_add(&mem, "ram", 0, MiB, false, err) &&
+           bus_add(&pio, &port, err) && vm_open(&vm, &kvm_engine, 1, err);
+}
+
+static void test_state(struct vcpu_state *a, struct vcpu_state *b)
+{
+    struct err err;
+
+    vm.engine->get(vm.cpu[0], a);
+    for (uint64_t i = 0; i < 16; i++)
+        a->reg[i] = 0x1111111111111111u * i;
+    a->dr[1] = 0x1234;
+    a->lstar = 0xffffffff81000000;
+    a->mtrr_fix[3] = 0x0606060606060606;
+    a->xsave[32] = 0x55;  /* ST0 */
+    a->xsave[160] = 0x77; /* XMM0 */
+    a->nmi_blocked = true;
+    ok(vm.engine->set(vm.cpu[0], a, &err), "state is set");
+    vm.engine->get(vm.cpu[0], b);
+    b->tsc = a->tsc; /* runs on */
+    ok(!memcmp(a, b, sizeof *a), "and comes back whole");
+    a->cr0 = 0x80000000; /* paging without protection */
+    ok(!vm.engine->set(vm.cpu[0], a, &err), "an impossible state is refused");
+}
+
+/* mov al, 42; mov dx, 0x402; out dx, al; mov [0x5000], al; jmp $ */
+static const uint8_t code[] = {0xb0, 42, 0xba, 0x02, 0x04, 0xee, 0xa2, 0x00, 0x50, 0xeb, 0xfe};
+
+static void test_run(struct vcpu_state *s)
+{
+    struct err err;
+    unsigned set = 0;
+
+    ok(mem_log_start(&mem, &err), "the dirty log starts");
+    vm.engine->dirty(&vm, &mem.region[0]);
+    ok(mem.region[0].dirty[0] == UINT64_MAX, "all pages count as dirty at first");
+    memset(mem.region[0].dirty, 0, MiB / PAGE_SIZE / 8);
+    vcpu_state_reset(s, true, 0);
+    s->seg[1].base = s->seg[1].sel = 0;
+    s->rip = 0x1000;
+    ok(!mem_write(&mem, 0x1000, code, sizeof code) && vm.engine->set(vm.cpu[0], s, &err) &&
+           vm_start(&vm, &err),
+       "a guest starts");
+    memset(mem.region[0].dirty, 0, MiB / PAGE_SIZE / 8);
+    vm_resume(&vm);
+    for (unsigned i = 0; i < 1000 && !atomic_load(&written); i++)
+        usleep(1000);
+    usleep(10000);
+    vm_pause(&vm);
+    ok(atomic_load(&written) == 42, "its port access arrives");
+    vm.engine->get(vm.cpu[0], s);
+    ok(s->rip == 0x1009, "a busy guest is paused where it loops (0x%llx)",
+       (unsigned long long)s->rip);
+    vm.engine->dirty(&vm, &mem.region[0]);
+    for (unsigned i = 0; i < MiB / PAGE_SIZE / 64; i++)
+        set += (unsigned)__builtin_popcountll(mem.region[0].dirty[i]);
+    ok(set == 1 && mem.region[0].dirty[0] == BIT(5), "just the page it wrote is dirty (%u)", set);
+}
+
+int main(void)
+{
+    struct vcpu_state *a = calloc(2, sizeof *a);
+    struct err err, refusal;
+    int fd = kvm_open_device(&refusal);
+
+    test_choice(fd < 0 ? &refusal : NULL);
+    if (fd >= 0) {
+        close(fd);
+        ok(open_vm(&err), "a machine opens");
+        test_state(a, a + 1);
+        test_run(a);
+        vm_close(&vm);
+        mem_close(&mem);
+        bus_close(&mmio);
+        bus_close(&pio);
+    }
+    free(a);
+    return tap_done();
+}
