@@ -180,7 +180,13 @@ static int config_file(struct run *r, struct err *err)
     int fd = memfd_create("hull-config", MFD_CLOEXEC);
     size_t len = text ? strlen(text) : 0;
 
-    if (!text || fd < 0 || write(fd, text, len) != (ssize_t)len || lseek(fd, 0, SEEK_SET)) {
+    if (!text) { /* the only thing that JSON cannot say */
+        err_set(err, EINVAL, "a file name or other text is not UTF-8: rename it");
+        if (fd >= 0)
+            close(fd);
+        return -1;
+    }
+    if (fd < 0 || write(fd, text, len) != (ssize_t)len || lseek(fd, 0, SEEK_SET)) {
         err_set(err, ENOMEM, "cannot hand the configuration to hull-vmm: %s", strerror(errno));
         if (fd >= 0)
             close(fd);

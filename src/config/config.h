@@ -66,8 +66,9 @@ void config_defaults(struct config *c);
  */
 bool config_check(const struct config *c, struct err *err);
 
-/* The whole config as JSON and back. Unknown members and wrong types are errors. */
-char *config_to_json(const struct config *c); /* malloc'ed; NULL when out of memory */
+/* The whole config as JSON and back. Unknown members and wrong types are errors. The text is
+ * malloc'ed; NULL when out of memory, or if a text of the config is not UTF-8. */
+char *config_to_json(const struct config *c);
 bool config_from_json(struct config *c, const char *text, size_t len, struct err *err);
 
 /* `hull run`'s arguments after the verb, in any order. Every error is wrong usage. */

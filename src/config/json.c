@@ -60,10 +60,14 @@ char *config_to_json(const struct config *c)
         uint32_t count = *(const uint32_t *)((const char *)c + a->count_offset);
         const char *item = (const char *)c + a->offset;
         json_t *list = json_array();
+        bool good = list != NULL;
 
-        for (uint32_t k = 0; k < count; k++, item += a->stride)
-            json_array_append_new(list, table_to_json(a->fields, item));
-        json_object_set_new(root, a->name, list);
+        for (uint32_t k = 0; good && k < count; k++, item += a->stride)
+            good = !json_array_append_new(list, table_to_json(a->fields, item));
+        if (json_object_set_new(root, a->name, list) || !good) {
+            json_decref(root);
+            root = NULL;
+        }
     }
     text = root ? json_dumps(root, JSON_INDENT(1) | JSON_SORT_KEYS) : NULL;
     json_decref(root);

@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define RING_ENTRIES 256
 
@@ -131,18 +133,44 @@ bool files_waiting(struct loop *l)
     return l->ring != NULL ? io_uring_cq_ready(&l->ring->uring) > 0 : pool_waiting(l->pool);
 }
 
+/* The kernel takes no other operation from this ring than those above: io_uring could open files
+ * and sockets behind a seccomp filter's back. */
+static int ring_restrict(struct io_uring *uring)
+{
+    /* The system call itself: Debian 12's liburing declares functions for it that it does not
+     * export. */
+    static const uint8_t ops[] = {IORING_OP_READ,   IORING_OP_WRITE, IORING_OP_READV,
+                                  IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
+    struct io_uring_restriction only[ARRAY_SIZE(ops)] = {0};
+    int fd = uring->ring_fd;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(ops); i++) {
+        only[i].opcode = IORING_RESTRICTION_SQE_OP;
+        only[i].sqe_op = ops[i];
+    }
+    if (syscall(SYS_io_uring_register, fd, IORING_REGISTER_RESTRICTIONS, only, ARRAY_SIZE(ops)) ||
+        syscall(SYS_io_uring_register, fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0))
+        return -errno;
+    return 0;
+}
+
 static int ring_init(struct io_uring *uring)
 {
-    struct io_uring_params p = {.flags = IORING_SETUP_CLAMP | IORING_SETUP_COOP_TASKRUN};
-    int n = io_uring_queue_init_params(RING_ENTRIES, uring, &p);
+    /* Before 5.19 completions interrupt the thread. Before 5.10 there are no restrictions, and no
+     * ring for us: the threads do it. */
+    static const unsigned flags[] = {IORING_SETUP_COOP_TASKRUN, 0};
+    int n = -EINVAL;
 
-    if (n == -EINVAL) { /* before 5.19 completions interrupt the thread */
-        p = (struct io_uring_params){.flags = IORING_SETUP_CLAMP};
+    for (unsigned i = 0; i < ARRAY_SIZE(flags) && n == -EINVAL; i++) {
+        struct io_uring_params p = {.flags =
+                                        flags[i] | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED};
+
         n = io_uring_queue_init_params(RING_ENTRIES, uring, &p);
     }
-    if (n == 0 && !(uring->features & IORING_FEAT_RW_CUR_POS)) { /* 5.6: reads without a vector */
-        io_uring_queue_exit(uring);
-        n = -ENOSYS;
+    if (n == 0) {
+        n = ring_restrict(uring);
+        if (n < 0)
+            io_uring_queue_exit(uring);
     }
     return n;
 }

@@ -54,6 +54,10 @@ def test_disks():
     refused('odd-sized disk', 1, [str(odd), '512'], *with_kernel('--disk', odd))
     refused('a folder as disk', 1, [str(TMP)], *with_kernel('--disk', TMP))
     refused('unknown disk key', 2, ['formt', 'format'], *with_kernel('--disk', f'{disk},formt=raw'))
+    latin = os.fsencode(TMP / 'disk') + b'\xff.img'
+    with open(latin, 'wb') as f:
+        f.truncate(65536)
+    refused('disk whose name is not UTF-8', 1, ['UTF-8'], *with_kernel('--disk', os.fsdecode(latin)))
     refused('wrong cache', 2, ['writebak', 'writeback'], *with_kernel('--disk', f'{disk},cache=writebak'))
     if os.geteuid():
         disk.chmod(0)
