@@ -191,7 +191,7 @@ USER(user_sysenter, "sysenter; int $0x80")
 
 static void sysexit64(uint64_t rip)
 {
-    __asm__ volatile("mov %0, %%rdx; mov %1, %%rcx; .byte 0x48; sysexit" /* REX.W */
+    __asm__ volatile("mov %0, %%rdx; mov %1, %%rcx; .byte 0x48, 0x0f, 0x35" /* SYSEXIT with REX.W */
                      :
                      : "r"(rip), "r"(user_stack + 512)
                      : "rcx", "rdx");
