@@ -6,7 +6,7 @@ DESTDIR ?=
 IMAGE   ?= $(BUILD)/debian.img
 SSH_PORT ?= 2222
 
-.PHONY: all setup run test test-slow check bench fuzz fuzz-cpu asan tsan coverage install deb clean
+.PHONY: all setup run test test-slow check bench fuzz fuzz-cpu test-kvm shell-kvm asan tsan coverage install deb clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet || ninja -C $(BUILD)
@@ -29,6 +29,13 @@ test: all
 test-slow: all
 	@tools/setup build run test slow
 	@tools/run-tests $(BUILD) --suite slow --timeout-multiplier 10
+
+# The KVM engine on a real /dev/kvm: a Debian kernel under QEMU, see doc/kvm.md. shell-kvm: a shell in it.
+test-kvm: all
+	@test/kvm/run $(BUILD)
+
+shell-kvm: all
+	@test/kvm/run --shell $(BUILD)
 
 # Style: layers, sizes, layout.
 check:
