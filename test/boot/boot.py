@@ -56,6 +56,10 @@ echo "hvc $line" >&5
 '''
 BALLOON = '''
 free_kb() { sed -n 's/^MemFree: *\\([0-9]*\\).*/\\1/p' /proc/meminfo; }
+# The kernel still gives memory back: its initramfs, caches. Wait until that is over.
+echo 3 > /proc/sys/vm/drop_caches
+last=0
+while [ $(free_kb) -gt $((last + 500)) ]; do last=$(free_kb); sleep 1; done
 first=$(free_kb)
 echo "T: balloon ready"
 for i in $(seq 500); do [ $(free_kb) -lt $((first - 40000)) ] && break; usleep 20000; done
