@@ -15,7 +15,7 @@ struct cpu_model {
     uint8_t feature[X86_F_COUNT]; /* 1: offered; [X86_F_BASE] is 1 */
     uint32_t signature;           /* leaf 1 EAX: family, model, stepping */
     uint8_t phys_bits, linear_bits;
-    uint32_t tsc_khz; /* 0: the host's */
+    uint32_t tsc_khz;   /* 0: the host's */
     uint64_t xcr0_mask; /* XCR0 bits that may be set */
 };
 
