@@ -7,6 +7,7 @@
  * This process only relays, so that the terminal is restored whatever happens to the machine. */
 #include "hull.h"
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -52,7 +53,7 @@ static void make_terminal_raw(void)
 }
 
 struct relay {
-    int console, control, signals;
+    int console, control, signals, child_fd;
     pid_t child;
     bool escape;    /* Ctrl-A was the last key */
     bool input_end; /* stdin is at its end */
@@ -136,27 +137,6 @@ static size_t filter_escapes(struct relay *r, char *bytes, size_t len)
     return kept;
 }
 
-static bool write_all(int fd, const char *bytes, size_t len)
-{
-    while (len) {
-        ssize_t n = write(fd, bytes, len);
-
-        if (n < 0 && errno == EAGAIN) {
-            struct pollfd wait = {.fd = fd, .events = POLLOUT};
-
-            poll(&wait, 1, 1000);
-            continue;
-        }
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        bytes += n;
-        len -= (size_t)n;
-    }
-    return true;
-}
-
 /* Never waits: while the guest does not read, keys of ours and signals still count. */
 static void send_input(struct relay *r)
 {
@@ -193,6 +173,48 @@ static void relay_input(struct relay *r)
         r->input_end = true;
 }
 
+static void take_signal(struct relay *r);
+
+/* Whoever reads our output may have stopped for good: signals still count meanwhile. False: it is
+ * not wanted any more. */
+static bool wait_writable(struct relay *r)
+{
+    struct pollfd p[] = {
+        {.fd = STDOUT_FILENO, .events = POLLOUT},
+        {.fd = r->signals, .events = POLLIN},
+        {.fd = r->ended_by ? r->child_fd : -1, .events = POLLIN},
+    };
+
+    if (poll(p, 3, -1) < 0)
+        return errno == EINTR;
+    if (p[1].revents)
+        take_signal(r);
+    return p[0].revents || !p[2].revents;
+}
+
+/* A pipe that polls writable takes PIPE_BUF bytes without waiting. */
+static bool write_output(struct relay *r, const char *bytes, size_t len)
+{
+    while (len) {
+        struct pollfd now = {.fd = STDOUT_FILENO, .events = POLLOUT};
+        ssize_t n;
+
+        if (poll(&now, 1, 0) == 0) {
+            if (!wait_writable(r))
+                return false;
+            continue;
+        }
+        n = write(STDOUT_FILENO, bytes, min_size(len, PIPE_BUF));
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            continue;
+        if (n <= 0)
+            return false;
+        bytes += n;
+        len -= (size_t)n;
+    }
+    return true;
+}
+
 /* False when the machine closed its end. */
 static bool relay_output(struct relay *r)
 {
@@ -200,7 +222,7 @@ static bool relay_output(struct relay *r)
     ssize_t got = read(r->console, bytes, sizeof bytes);
 
     if (got > 0 && !r->output_bad)
-        r->output_bad = !write_all(STDOUT_FILENO, bytes, (size_t)got);
+        r->output_bad = !write_output(r, bytes, (size_t)got);
     return got > 0 || (got < 0 && (errno == EINTR || errno == EAGAIN));
 }
 
@@ -243,7 +265,7 @@ static int open_signals(void)
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static void relay_until_end(struct relay *r, int child_fd)
+static void relay_until_end(struct relay *r)
 {
     enum { INPUT, OUTPUT, SIGNALS, CHILD, CONTROL, COUNT };
 
@@ -252,7 +274,7 @@ static void relay_until_end(struct relay *r, int child_fd)
             [INPUT] = {.fd = wants_input(r) ? STDIN_FILENO : -1, .events = POLLIN},
             [OUTPUT] = {.fd = r->console, .events = (short)(POLLIN | (r->pending ? POLLOUT : 0))},
             [SIGNALS] = {.fd = r->signals, .events = POLLIN},
-            [CHILD] = {.fd = child_fd, .events = POLLIN},
+            [CHILD] = {.fd = r->child_fd, .events = POLLIN},
             [CONTROL] = {.fd = r->control, .events = POLLIN},
         };
 
@@ -277,22 +299,22 @@ static void relay_until_end(struct relay *r, int child_fd)
 bool console_run(int console, int control, pid_t child, int *status, int *signal, struct err *err)
 {
     static struct relay r;
-    int child_fd = pidfd_open(child, 0);
 
     r.console = console;
     r.control = control;
     r.child = child;
+    r.child_fd = pidfd_open(child, 0);
     r.signals = open_signals();
-    if (child_fd < 0 || r.signals < 0)
+    if (r.child_fd < 0 || r.signals < 0)
         return err_set(err, errno, "cannot watch the machine's process: %s", strerror(errno));
-    fcntl(child_fd, F_SETFD, FD_CLOEXEC);
+    fcntl(r.child_fd, F_SETFD, FD_CLOEXEC);
     if (console >= 0)
         make_terminal_raw();
     command(&r, "qmp_capabilities");
     tell_size(&r);
-    relay_until_end(&r, child_fd);
+    relay_until_end(&r);
     restore_terminal();
-    close(child_fd);
+    close(r.child_fd);
     close(r.signals);
     while (waitpid(child, status, 0) < 0 && errno == EINTR)
         ;

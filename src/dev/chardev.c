@@ -5,6 +5,7 @@
  * waits for "writable" only after a short write. Descriptors may be shared with other programs (a
  * terminal), so they are never set to O_NONBLOCK: poll(2) says whether a small piece will go. */
 #include "dev/chardev.h"
+#include "loop/listener.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +16,6 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define READ_MAX  4096
@@ -23,7 +23,8 @@
 
 struct fdchar {
     struct chardev c;
-    struct watch in, out, listener; /* out is unused if both directions share a descriptor */
+    struct listener listener;
+    struct watch in, out;           /* out is unused if both directions share a descriptor */
     struct call poll_in;            /* reads files that epoll refuses */
     bool shared, in_file, out_file; /* one socket; a regular file or the like on either side */
     bool want_out, ended, dead;     /* a write was short; input ended; output failed */
@@ -73,13 +74,13 @@ static void fdchar_update(struct fdchar *f)
 static void fdchar_end(struct fdchar *f)
 {
     f->ended = true;
-    if (!f->listener.active)
+    if (!f->listener.watch.active)
         return;
     loop_forget(f->c.loop, &f->in);
     close(f->in.fd);
     f->in.fd = f->out.fd = -1;
     f->want_out = false;
-    loop_rewatch(f->c.loop, &f->listener, EPOLLIN);
+    listener_resume(&f->listener);
     front_connected(&f->c, false);
     front_writable(&f->c); /* what it holds back is now dropped */
 }
@@ -90,7 +91,7 @@ static void fdchar_hangup(struct fdchar *f)
 {
     if (f->shared || f->ended) {
         fdchar_end(f);
-        f->dead = f->shared && !f->listener.active;
+        f->dead = f->shared && !f->listener.watch.active;
     } else {
         f->in_file = true;
     }
@@ -183,7 +184,7 @@ static size_t fdchar_write(struct chardev *c, const uint8_t *bytes, size_t len)
         ssize_t n = fdchar_write_piece(f, bytes + done, len - done);
 
         if (n < 0) {
-            f->dead = !f->listener.active; /* a client's hangup comes through its watch */
+            f->dead = !f->listener.watch.active; /* a client's hangup comes through its watch */
             return len;
         }
         if (n == 0)
@@ -210,15 +211,13 @@ static void fdchar_close(struct chardev *c)
 
     loop_forget(c->loop, &f->in);
     loop_forget(c->loop, &f->out);
-    loop_forget(c->loop, &f->listener);
+    listener_close(&f->listener);
     c->front = NULL;
     loop_unpost(c->loop, &f->poll_in);
     if (f->in.fd > STDERR_FILENO)
         close(f->in.fd);
     if (f->out.fd > STDERR_FILENO && f->out.fd != f->in.fd)
         close(f->out.fd);
-    if (f->listener.fd >= 0)
-        close(f->listener.fd);
     if (f->path[0])
         unlink(f->path);
     free(f);
@@ -236,7 +235,7 @@ static struct fdchar *fdchar_new(struct loop *loop, struct err *err)
     }
     f->c.ops = &fdchar_ops;
     f->c.loop = loop;
-    f->in.fd = f->out.fd = f->listener.fd = -1;
+    f->in.fd = f->out.fd = -1;
     f->in.ready = fdchar_ready_in;
     f->out.ready = fdchar_ready_out;
     f->poll_in.run = fdchar_poll_in;
@@ -300,8 +299,8 @@ struct chardev *chardev_open_file(struct loop *loop, const char *path, struct er
 
 static void fdchar_accept(struct watch *w, uint32_t events)
 {
-    struct fdchar *f = container_of(w, struct fdchar, listener);
-    int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct fdchar *f = container_of(w, struct fdchar, listener.watch);
+    int fd = listener_accept(&f->listener);
     struct err err;
 
     if (fd < 0)
@@ -315,59 +314,23 @@ static void fdchar_accept(struct watch *w, uint32_t events)
         close(fd);
         return;
     }
-    loop_rewatch(f->c.loop, w, 0); /* the next one waits in the backlog */
+    listener_pause(&f->listener); /* the next one waits in the backlog */
     front_connected(&f->c, true);
     fdchar_update(f);
 }
 
-/* Binds, replacing a socket that nobody listens on any more. */
-static int unix_listen(const char *path, struct err *err)
-{
-    struct sockaddr_un a = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), bound;
-    struct stat st;
-
-    if (fd < 0)
-        goto fail;
-    memcpy(a.sun_path, path, strlen(path) + 1);
-    bound = bind(fd, (struct sockaddr *)&a, sizeof a);
-    if (bound < 0 && errno == EADDRINUSE) {
-        /* Connecting to a file of another kind is refused too: that one stays. */
-        if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0 && errno == ECONNREFUSED &&
-            !lstat(path, &st) && S_ISSOCK(st.st_mode))
-            unlink(path);
-        close(fd); /* a socket that tried to connect cannot listen */
-        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        bound = fd < 0 ? -1 : bind(fd, (struct sockaddr *)&a, sizeof a);
-    }
-    if (bound == 0 && listen(fd, 1) == 0)
-        return fd;
-fail:
-    err_set(err, errno, "%s: %s", path, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return -1;
-}
-
 struct chardev *chardev_open_unix(struct loop *loop, const char *path, struct err *err)
 {
-    struct fdchar *f;
+    struct fdchar *f = fdchar_new(loop, err);
+    int fd;
 
-    if (strlen(path) >= sizeof f->path) {
-        err_set(err, ENAMETOOLONG, "%s: a socket's path has at most %zu bytes", path,
-                sizeof f->path - 1);
-        return NULL;
-    }
-    f = fdchar_new(loop, err);
     if (!f)
         return NULL;
-    f->listener.fd = unix_listen(path, err);
-    if (f->listener.fd < 0)
+    fd = listen_unix(path, 1, err);
+    if (fd < 0)
         goto close;
     snprintf(f->path, sizeof f->path, "%s", path);
-    f->listener.events = EPOLLIN;
-    f->listener.ready = fdchar_accept;
-    if (loop_watch(loop, &f->listener, err))
+    if (listener_open(&f->listener, loop, fd, fdchar_accept, err))
         return &f->c;
 close:
     fdchar_close(&f->c);

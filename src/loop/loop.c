@@ -223,6 +223,35 @@ void loop_unpost(struct loop *l, struct call *c)
     __atomic_store_n(&c->posted, false, __ATOMIC_RELEASE);
 }
 
+void loop_last(struct loop *l, struct call *c)
+{
+    if (__atomic_exchange_n(&c->posted, true, __ATOMIC_ACQ_REL))
+        return;
+    c->next = l->last;
+    l->last = c;
+}
+
+void loop_unlast(struct loop *l, struct call *c)
+{
+    for (struct call **at = &l->last; *at != NULL; at = &(*at)->next)
+        if (*at == c) {
+            *at = c->next;
+            __atomic_store_n(&c->posted, false, __ATOMIC_RELEASE);
+            return;
+        }
+}
+
+static void run_last(struct loop *l)
+{
+    struct call *c;
+
+    while ((c = l->last) != NULL) {
+        l->last = c->next;
+        __atomic_store_n(&c->posted, false, __ATOMIC_RELEASE);
+        c->run(c);
+    }
+}
+
 /* epoll_pwait2 is in Linux 5.11; older kernels round up to milliseconds. */
 static int wait_events(struct loop *l, struct batch *b, uint64_t timeout_ns)
 {
@@ -243,7 +272,7 @@ static uint64_t time_to_wait(struct loop *l, uint64_t timeout_ns, bool retry)
 {
     struct timer *t = first_timer(l);
 
-    if (l->ready != NULL || files_waiting(l))
+    if (l->ready != NULL || l->last != NULL || files_waiting(l))
         return 0;
     if (retry)
         timeout_ns = min_u64(timeout_ns, RETRY_NS);
@@ -273,6 +302,7 @@ void loop_turn(struct loop *l, uint64_t timeout_ns)
     fire_timers(l);
     run_calls(l);
     files_reap(l);
+    run_last(l);
     files_flush(l); /* so that what this turn asked for runs while the caller does something else */
 }
 

@@ -6,7 +6,7 @@
  * runs the loop. One loop runs in one thread; a machine may have several.
  *
  * A turn: hand queued file requests to the kernel, wait, ready() of watches, fire() of timers,
- * run() of calls, done() of file requests. Any callback may add, change or remove any watch or
+ * run() of calls, done() of file requests, run() of last calls. Any callback may add, change or remove any watch or
  * timer, and may take turns itself. */
 #ifndef HULL_LOOP_H
 #define HULL_LOOP_H
@@ -52,5 +52,9 @@ void loop_post(struct loop *l, struct call *c);                /* any thread */
 /* Takes back a posted call, so that its owner may go; nobody may be posting it meanwhile.
  * Idempotent. */
 void loop_unpost(struct loop *l, struct call *c);
+/* Runs c at the end of this turn, after done() of file requests: what a batch of completions
+ * shares, like one interrupt. The loop's thread only; a call is either posted or last, not both. */
+void loop_last(struct loop *l, struct call *c);
+void loop_unlast(struct loop *l, struct call *c); /* takes it back; idempotent */
 
 #endif

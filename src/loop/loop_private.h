@@ -23,6 +23,7 @@ struct loop {
     bool quit;           /* atomic */
     struct call *posted; /* atomic stack, newest first */
     struct call *ready, **ready_end; /* taken from `posted`, oldest first */
+    struct call *last;               /* for the end of the turn, newest first */
     struct list timers;              /* sorted by at_ns */
     struct batch *batch;
     struct watch wake_watch;

@@ -244,6 +244,40 @@ static void outer_run(struct call *c)
     outer_runs++;
 }
 
+static struct call last_call, again_call;
+static unsigned last_runs, posted_first;
+
+static void last_run(struct call *c)
+{
+    (void)c;
+    last_runs++;
+}
+
+static void again_run(struct call *c)
+{
+    (void)c;
+    posted_first = last_runs == 0;
+    loop_last(l, &last_call);
+    loop_last(l, &last_call); /* once is enough */
+}
+
+static void test_last(void)
+{
+    last_call.run = last_run;
+    again_call.run = again_run;
+    loop_post(l, &again_call);
+    loop_turn(l, 0);
+    ok(last_runs == 1 && posted_first, "a last call runs once, at the end of the same turn");
+    loop_last(l, &last_call);
+    loop_turn(l, UINT64_MAX);
+    ok(last_runs == 2, "one that waits keeps the loop from sleeping");
+    loop_last(l, &last_call);
+    loop_unlast(l, &last_call);
+    loop_unlast(l, &last_call);
+    loop_turn(l, 0);
+    ok(last_runs == 2, "taken back");
+}
+
 static void on_alarm(int sig)
 {
     (void)sig;
@@ -276,6 +310,7 @@ int main(void)
     test_timers();
     test_posts();
     test_unpost();
+    test_last();
     test_nested();
     loop_close(l);
     loop_close(NULL);

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* QMP's connections: framing, negotiation, answers, events. What commands do is in commands.c. */
 #include "machine/qmp.h"
+#include "loop/listener.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define CLIENTS_MAX 8
@@ -29,7 +28,7 @@ struct client {
 
 struct qmp {
     struct machine *machine;
-    struct watch listener;
+    struct listener listener;
     char path[108];
     bool busy; /* a command runs, and may turn the loop: nobody is heard meanwhile */
     struct client client[CLIENTS_MAX];
@@ -135,7 +134,8 @@ static void qmp_hear(struct qmp *q)
     for (unsigned i = 0; i < CLIENTS_MAX; i++)
         if (q->client[i].used)
             loop_rewatch(l, &q->client[i].watch, wanted(&q->client[i]));
-    loop_rewatch(l, &q->listener, EPOLLIN);
+    if (q->listener.watch.active)
+        listener_resume(&q->listener);
 }
 
 static json_t *run_command(struct client *c, const char *name, json_t *args)
@@ -295,56 +295,27 @@ bool qmp_add_client(struct qmp *q, int fd, struct err *err)
 
 static void listener_ready(struct watch *w, uint32_t events)
 {
-    struct qmp *q = container_of(w, struct qmp, listener);
+    struct qmp *q = container_of(w, struct qmp, listener.watch);
     struct err err;
     int fd;
 
     if (q->busy || q->machine->changing) {
-        loop_rewatch(q->machine->loop, w, 0);
+        listener_pause(&q->listener);
         return;
     }
-    fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    fd = listener_accept(&q->listener);
     if (fd >= 0 && !client_start(q, fd, false, &err))
         log_warn("%s", err.text);
 }
 
-/* A socket that nobody listens on any more is what a killed machine leaves: it may go. Connecting
- * to a file of another kind is refused too: that one stays. */
-static bool remove_stale(const struct sockaddr_un *to, struct err *err)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool live = !connect(fd, (const struct sockaddr *)to, sizeof *to);
-    bool stale = !live && errno == ECONNREFUSED;
-    struct stat st;
-
-    close(fd);
-    if (!lstat(to->sun_path, &st) && !S_ISSOCK(st.st_mode))
-        return err_set(err, EEXIST, "--qmp %s: is a file, not a socket; choose another path",
-                       to->sun_path);
-    if (live)
-        return err_set(err, EADDRINUSE, "--qmp %s: another machine listens there", to->sun_path);
-    return !stale || !unlink(to->sun_path) ||
-           err_set(err, errno, "--qmp %s: cannot replace the old socket: %s", to->sun_path,
-                   strerror(errno));
-}
-
 static bool start_listening(struct qmp *q, const char *path, struct err *err)
 {
-    struct sockaddr_un to = {.sun_family = AF_UNIX};
-    int fd;
+    int fd = listen_unix(path, 4, err);
 
-    strncpy(to.sun_path, path, sizeof to.sun_path - 1);
-    if (!remove_stale(&to, err))
-        return false;
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&to, sizeof to) || listen(fd, 4)) {
-        err_set(err, errno, "--qmp %s: %s; choose another path", path, strerror(errno));
-        close(fd);
-        return false;
-    }
+    if (fd < 0)
+        return err_wrap(err, "--qmp ");
     snprintf(q->path, sizeof q->path, "%s", path);
-    q->listener = (struct watch){.fd = fd, .events = EPOLLIN, .ready = listener_ready};
-    return loop_watch(q->machine->loop, &q->listener, err);
+    return listener_open(&q->listener, q->machine->loop, fd, listener_ready, err);
 }
 
 struct qmp *qmp_open(struct machine *m, const char *path, struct err *err)
@@ -356,7 +327,6 @@ struct qmp *qmp_open(struct machine *m, const char *path, struct err *err)
         return NULL;
     }
     q->machine = m;
-    q->listener.fd = -1;
     if (*path && !start_listening(q, path, err)) {
         qmp_close(q);
         return NULL;
@@ -372,10 +342,7 @@ void qmp_close(struct qmp *q)
         q->client[i].essential = false;
         drop(&q->client[i]);
     }
-    if (q->listener.fd >= 0) {
-        loop_forget(q->machine->loop, &q->listener);
-        close(q->listener.fd);
-    }
+    listener_close(&q->listener);
     if (q->path[0])
         unlink(q->path);
     free(q);

@@ -38,8 +38,10 @@ struct virtio_blk {
     struct block *block; /* the caller's */
     uint16_t queues;
     struct blk_request *request, *free;
-    uint64_t stalled;  /* queues that may have more, when the pool ran dry */
-    uint8_t writeback; /* what the driver set; under dev.lock, read atomically */
+    struct call signal; /* at the turn's end: gives back what its completions finished */
+    uint64_t held;      /* queues that wait for `signal` */
+    uint64_t stalled;   /* queues that may have more, when the pool ran dry */
+    uint8_t writeback;  /* what the driver set; under dev.lock, read atomically */
 };
 
 static struct virtio_blk *blk_of(struct virtio *v)
@@ -62,6 +64,27 @@ static void request_end(struct chain *c, uint8_t status)
     chain_finish(c);
 }
 
+/* Requests that end in one turn of the loop share one publication and one interrupt. */
+static void hold_until_signal(struct virtio_blk *b, struct queue *q)
+{
+    if (b->held & BIT(q->index))
+        return;
+    b->held |= BIT(q->index);
+    queue_hold(q);
+    loop_last(b->v.loop, &b->signal);
+}
+
+static void blk_signal(struct call *c)
+{
+    struct virtio_blk *b = container_of(c, struct virtio_blk, signal);
+    uint64_t held = b->held;
+
+    b->held = 0;
+    for (unsigned i = 0; held; i++, held >>= 1)
+        if (held & 1)
+            queue_release(&b->v.queue[i].q);
+}
+
 static uint8_t status_of(int result)
 {
     if (result >= 0)
@@ -80,6 +103,7 @@ static void request_done(struct block_req *block, int result)
 
     r->next_free = b->free;
     b->free = r;
+    hold_until_signal(b, c->q);
     request_end(c, status_of(result));
     b->stalled = 0;
     for (unsigned i = 0; stalled; i++, stalled >>= 1)
@@ -313,6 +337,7 @@ static void blk_detach(struct device *dev)
     struct virtio_blk *b = container_of(dev, struct virtio_blk, v.dev);
 
     virtio_detach(dev);
+    loop_unlast(b->v.loop, &b->signal);
     free(b->request);
     b->request = b->free = NULL;
 }
@@ -353,6 +378,7 @@ struct device *virtio_blk_new(const char *id, struct block *block, uint16_t queu
         return NULL;
     b = container_of(dev, struct virtio_blk, v.dev);
     b->block = block;
+    b->signal.run = blk_signal;
     b->queues = (uint16_t)min_size(max_u64(queues, 1), 64);
     return dev;
 }

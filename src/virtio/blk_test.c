@@ -247,6 +247,35 @@ static void test_many(void)
     g.heap = heap;
 }
 
+static unsigned all_msis(void)
+{
+    unsigned sum = 0;
+
+    for (unsigned i = 0; i < PCI_MSIX_MAX; i++)
+        sum += g.msis[i];
+    return sum;
+}
+
+/* What ends together is told together. */
+static void test_one_interrupt(void)
+{
+    gpa status = guest_alloc(&g, 64, 16), heap = g.heap;
+    unsigned before, done = 0;
+
+    guest_begin(&g, ALL & ~BIT(VIRTIO_RING_F_EVENT_IDX), QUEUES, 256);
+    gate_closed = true;
+    for (unsigned i = 0; i < 48; i++)
+        add(0, VIRTIO_BLK_T_IN, i, data_at + 512 * i, 512, status + i);
+    guest_kick(&g, 0);
+    guest_settle(&g);
+    before = all_msis();
+    gate_open();
+    while (done < 48 && guest_wait(&g, 0, NULL) >= 0)
+        done++;
+    ok(done == 48 && all_msis() - before < 24, "48 requests, %u interrupts", all_msis() - before);
+    g.heap = heap;
+}
+
 static void test_reset(void)
 {
     guest_begin(&g, ALL, QUEUES, 128);
@@ -366,6 +395,7 @@ int main(void)
     test_ranges();
     test_limits();
     test_many();
+    test_one_interrupt();
     test_reset();
     test_writeback();
     ok(guest_check_registers(&g, dev, 2, 20000), "20000 random register accesses do no harm");

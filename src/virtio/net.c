@@ -142,7 +142,7 @@ static void rx_release(struct net_pair *p)
     if (!p->held)
         return;
     p->held = false;
-    loop_unpost(p->card->v.loop, &p->publish);
+    loop_unlast(p->card->v.loop, &p->publish);
     queue_release(rx_queue(p));
 }
 
@@ -157,7 +157,7 @@ static void rx_hold(struct net_pair *p)
         return;
     p->held = true;
     queue_hold(rx_queue(p));
-    loop_post(p->card->v.loop, &p->publish);
+    loop_last(p->card->v.loop, &p->publish);
 }
 
 /* Takes chains with room for `need` bytes in all: how many. None taken: 0 if more may come, -1 if
@@ -474,7 +474,7 @@ static void net_detach(struct device *dev)
 
         if (n->v.loop) {
             loop_unpost(n->v.loop, &p->again);
-            loop_unpost(n->v.loop, &p->publish);
+            loop_unlast(n->v.loop, &p->publish);
         }
         free(p->frame);
         p->frame = NULL;

@@ -60,10 +60,15 @@ int queue_start(struct queue *q, const struct queue_setup *setup)
     return result;
 }
 
+bool queue_busy(const struct queue *q)
+{
+    return q->open || q->hold;
+}
+
 bool queue_stop(struct queue *q)
 {
     q->stopping = true;
-    if (q->open)
+    if (queue_busy(q))
         return false;
     q->live = false;
     return true;

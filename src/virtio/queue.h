@@ -106,9 +106,11 @@ void queue_close(struct queue *q);
 /* Checks the rings' place and shape and goes live. -EINVAL: wrong size or alignment, -EFAULT: not
  * in RAM. */
 int queue_start(struct queue *q, const struct queue_setup *setup);
-/* Takes no more chains. When none is open the queue is dead at once and this gives true; otherwise
- * ops->drained follows when the last one is finished, and queue_stop is called again. */
+/* Takes no more chains. When none is open and nobody holds it the queue is dead at once and this
+ * gives true; otherwise ops->drained follows when the last one is finished and published, and
+ * queue_stop is called again. */
 bool queue_stop(struct queue *q);
+bool queue_busy(const struct queue *q); /* chains are open, or finished and not yet published */
 /* Where the rings stand, in the form of struct queue_setup. No chain may be open. */
 void queue_position(const struct queue *q, uint16_t *avail, uint16_t *used);
 

@@ -228,10 +228,10 @@ static bool virtio_driver_ready_locked(const struct virtio *v)
     return (v->status & need) == need && !(v->status & VIRTIO_FAILED);
 }
 
-static bool any_open(const struct virtio *v)
+static bool any_busy(const struct virtio *v)
 {
     for (unsigned i = 0; i < v->queue_count; i++)
-        if (v->queue[i].q.open)
+        if (queue_busy(&v->queue[i].q))
             return true;
     return false;
 }
@@ -260,7 +260,7 @@ static enum step decide_queue_locked(struct virtio *v, unsigned *queue)
         if (vq->resetting) {
             if (vq->q.live && !vq->q.stopping)
                 return STEP_QUEUE_STOP;
-            if (vq->q.open)
+            if (queue_busy(&vq->q))
                 continue; /* on_drained comes */
             vq->q.live = vq->q.broken = false;
             queue_regs_reset(v, vq);
@@ -276,7 +276,7 @@ static enum step decide_queue_locked(struct virtio *v, unsigned *queue)
 static enum step decide_locked(struct virtio *v, unsigned *queue)
 {
     if (v->life == VIRTIO_STOPPING) {
-        if (any_open(v))
+        if (any_busy(v))
             return STEP_NONE; /* on_drained comes */
         for (unsigned i = 0; i < v->queue_count; i++)
             v->queue[i].q.live = v->queue[i].q.broken = false;
@@ -439,7 +439,7 @@ void virtio_pause(struct device *dev)
         v->queue[i].q.paused = true;
     if (v->ops->pause && v->life == VIRTIO_RUNNING)
         v->ops->pause(v);
-    while (any_open(v))
+    while (any_busy(v))
         loop_turn(v->loop, UINT64_MAX);
     virtio_sync(&v->sync); /* a reset that waited for this can end */
     pthread_mutex_lock(&dev->lock);

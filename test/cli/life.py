@@ -8,7 +8,7 @@ import termios
 import time
 from tap import *
 
-exit_7, sleeper, crash, hello, echo = map(multiboot_guest, (EXIT_7, SLEEP, CRASH, HELLO, ECHO))
+exit_7, sleeper, crash, hello, echo, chatter = map(multiboot_guest, (EXIT_7, SLEEP, CRASH, HELLO, ECHO, CHATTER))
 
 
 def machine(kernel, *args):
@@ -37,6 +37,16 @@ def test_signals():
         pids = list(children(p.pid).values())
         p.send_signal(sig)
         ok(p.wait(10) == 128 + sig and gone(pids), f'{sig.name} ends the machine: status {p.returncode}')
+
+
+def test_stuck_reader():
+    p = subprocess.Popen([HULL, *map(str, machine(chatter))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    p.stdout.read(100)
+    time.sleep(1)  # nobody reads any more, and the pipe fills
+    pids = list(children(p.pid).values())
+    p.send_signal(signal.SIGTERM)
+    ok(p.wait(20) == 128 + signal.SIGTERM and gone(pids), f'SIGTERM ends a machine whose output nobody reads: {p.returncode}')
+    p.stdout.close()
 
 
 def test_terminal():
@@ -260,6 +270,7 @@ def test_free_port():
 
 test_statuses()
 test_signals()
+test_stuck_reader()
 test_terminal()
 test_qmp()
 test_killed()

@@ -179,6 +179,8 @@ SLEEP = bytes.fromhex('faf4ebfd')
 CRASH = bytes.fromhex('bc00700000' '6a00' '6a00' '0f011c24' 'cc')
 # prints "up\n" on COM1 (0x3f8), then sleeps
 HELLO = b''.join(bytes([0xba, 0xf8, 0x03, 0, 0, 0xb0, c, 0xee]) for c in b'up\n') + SLEEP
+# prints "x" on COM1 without end
+CHATTER = bytes.fromhex('baf8030000' 'b078' 'ee' 'ebfd')
 # echoes COM1's input for ever: poll LSR (0x3fd) bit 0, read, write
 ECHO = b''.join(bytes([0xba, 0xf8, 0x03, 0, 0, 0xb0, c, 0xee]) for c in b'up\n') + bytes.fromhex(
     'bafd030000' 'ec' 'a801' '74f6' 'baf8030000' 'ec' 'ee' 'ebed')
