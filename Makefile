@@ -20,10 +20,10 @@ run: all
 	@tools/setup build run
 	@IMAGE=$(IMAGE) BUILD=$(BUILD) SSH_PORT=$(SSH_PORT) tools/run-debian
 
-# What .ci/run counts: unit, CPU, guest, boot and command-line tests.
+# What .ci/run counts: unit, CPU, guest, boot, command-line and the short KVM tests.
 test: all
 	@tools/setup build test
-	@tools/run-tests $(BUILD) --suite unit --suite cpu --suite guest --suite boot --suite cli
+	@tools/run-tests $(BUILD) --suite unit --suite cpu --suite guest --suite boot --suite cli --suite kvm
 
 # Everything that takes minutes: whole systems in guests, kill -9, long workloads.
 test-slow: all
@@ -32,9 +32,11 @@ test-slow: all
 
 # The KVM engine on a real /dev/kvm: a Debian kernel under QEMU, see doc/kvm.md. shell-kvm: a shell in it.
 test-kvm: all
+	@tools/setup build test
 	@test/kvm/run $(BUILD)
 
 shell-kvm: all
+	@tools/setup build test
 	@test/kvm/run --shell $(BUILD)
 
 # Style: layers, sizes, layout.

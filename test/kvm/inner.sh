@@ -1,39 +1,57 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Runs in the outer machine (or on a host with a working /dev/kvm): every case writes its own log and status
-# into OUT, and test/kvm/run judges those. Usage: inner.sh SHARE OUT
-share=$1 out=$2
-mkdir -p "$out"
-case=0
+# Runs in the outer machine (or on a host with a working /dev/kvm): the inner tests, one after the other. Writes what
+# they print and how they end to RESULT, which test/kvm/run reads as it grows and judges:
+#
+#   @begin NAME LIMIT          LIMIT: seconds after which it is ended
+#    what it prints            a space before each line
+#   @end NAME STATUS BEGIN END uptimes in seconds
+#   @finished
+#
+# Usage: inner.sh SHARE RESULT SUITE     SUITE: short (in the gate) or all
+share=$1 suite=$3
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+exec 9>"$2"
 
-try() { # NAME COMMAND...
-    name=$1
-    shift
-    begin=$(cut -d ' ' -f 1 /proc/uptime)
-    timeout 100 "$@" >"$out/$name.log" 2>&1 </dev/null
-    echo "$? $begin $(cut -d ' ' -f 1 /proc/uptime)" >"$out/$name.status"
+uptime_s() {
+    cut -d ' ' -f 1 /proc/uptime
 }
 
-guest() { # NAME CPUS
-    try "guest-$1" guest-run --engine kvm --cpus "$2" "$share/guests/$1.img"
+try() { # NAME LIMIT COMMAND...
+    name=$1 limit=$2
+    shift 2
+    echo "@begin $name $limit" >&9
+    begin=$(uptime_s)
+    timeout -s KILL "$limit" "$@" >"$tmp/log" 2>&1 </dev/null
+    status=$?
+    sed 's/^/ /' "$tmp/log" >&9
+    echo "@end $name $status $begin $(uptime_s)" >&9
 }
 
 boot() { # NAME OPTIONS...: the kernel and initramfs of the share, to poweroff
     # Without XSAVE: QEMU 7.2's TCG does not intercept XSETBV, so KVM on it never learns of the guest's XCR0.
     name=$1
     shift
-    try "$name" hull run --kernel "$share/vmlinuz" --initrd "$share/l2.cpio.gz" --append "console=ttyS0 quiet panic=-1" \
-        --cpu x86-64-v2,-xsave --memory 256M --timeout 90 "$@"
+    try "$name" 200 hull run --engine kvm --kernel "$share/vmlinuz" --initrd "$share/l2.cpio.gz" \
+        --append "console=ttyS0 quiet panic=-1" --cpu x86-64-v2,-xsave --memory 256M --timeout 180 "$@"
 }
 
-[ -e /dev/kvm ] || { echo "no /dev/kvm" >"$out/none"; exit 1; }
-try info hull info
-try unit kvm_test
-while read -r name cpus; do
-    guest "$name" "$cpus"
+if [ ! -e /dev/kvm ]; then
+    echo "@none no /dev/kvm" >&9
+    exit 1
+fi
+try info 60 hull info
+while read -r name; do
+    try "unit-$name" 120 "$name"
+done <"$share/units/list"
+while read -r name cpus when; do
+    [ "$suite" = all ] || [ "$when" = short ] || continue
+    try "guest-$name" 120 guest-run --engine kvm --cpus "$cpus" "$share/guests/$name.img"
 done <"$share/guests/list"
-dd if=/dev/zero of=/tmp/disk bs=1M count=16 2>/dev/null
-for cpus in 1 2; do
-    boot "boot-$cpus" --engine kvm --cpus "$cpus" --net user --disk /tmp/disk,format=raw
+dd if=/dev/zero of="$tmp/disk" bs=1M count=16 2>/dev/null
+for cpus in 2 1; do
+    boot "boot-$cpus" --cpus "$cpus" --net user --disk "$tmp/disk,format=raw"
+    [ "$suite" = all ] || break
 done
-echo done >"$out/finished"
+echo "@finished" >&9
