@@ -146,6 +146,7 @@ static bool make_fadt(struct acpi_tables *t, const struct acpi_config *c, struct
     set_header(table, 6);
     add_pointer(t, FADT, 36, 4, FACS);
     add_pointer(t, FADT, 40, 4, DSDT);
+    add_pointer(t, FADT, 132, 8, FACS); /* Xen compares both; ACPI lets either be zero */
     add_pointer(t, FADT, 140, 8, DSDT);
     return true;
 }

@@ -116,7 +116,9 @@ static void test_memory(const struct acpi_config *c, unsigned count)
                le32(rsdt + 36 + 4 * i) == le64(xsdt + 36 + 8 * i),
            "%s", names[i]);
     fadt = table_at(&m, le64(xsdt + 36), "FACP");
-    ok(table_at(&m, le32(fadt + 36), "FACS") && le32(fadt + 36) % 64 == 0, "FACS, aligned");
+    ok(table_at(&m, le32(fadt + 36), "FACS") && le32(fadt + 36) % 64 == 0 &&
+           le64(fadt + 132) == le32(fadt + 36),
+       "FACS, aligned, by both pointers");
     ok(table_at(&m, le64(fadt + 140), "DSDT") && le32(fadt + 40) == le64(fadt + 140), "DSDT");
     mem_close(&m);
 }

@@ -49,21 +49,40 @@ static json_t *query_cpus(struct machine *m, json_t *args, struct err *err)
     return list;
 }
 
+static const char *const limits[] = {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
+
+/* QEMU's BlockDeviceInfo, with the members that its schema requires. */
+static json_t *describe_medium(const struct block *b, const char *id)
+{
+    struct stat st;
+    json_t *info =
+        json_pack("{s:s, s:s, s:b, s:b, s:s, s:i, s:s, s:i}", "file", b->config.file, "drv",
+                  b->ops->name, "ro", b->readonly, "encrypted", 0, "node-name", id,
+                  "backing_file_depth", 0, "detect_zeroes", "off", "write_threshold", 0);
+
+    if (stat(b->config.file, &st))
+        st.st_blocks = 0;
+    for (unsigned i = 0; i < 6; i++)
+        json_object_set_new(info, limits[i], json_integer(0));
+    json_object_set_new(info, "cache",
+                        json_pack("{s:b, s:b, s:b}", "writeback", 1, "direct",
+                                  b->config.cache == CACHE_NONE, "no-flush",
+                                  b->config.cache == CACHE_UNSAFE));
+    json_object_set_new(info, "image",
+                        json_pack("{s:s, s:s, s:I, s:I}", "filename", b->config.file, "format",
+                                  b->ops->name, "virtual-size", (json_int_t)b->size, "actual-size",
+                                  (json_int_t)st.st_blocks * 512));
+    return info;
+}
+
 static json_t *describe_disk(struct machine *m, unsigned i)
 {
-    const struct block *b = m->disk[i];
-    struct stat st;
     char id[16];
 
     snprintf(id, sizeof id, "disk%u", i);
-    if (stat(b->config.file, &st))
-        st.st_blocks = 0;
-    return json_pack("{s:s, s:s, s:b, s:b, s:{s:s, s:s, s:b, s:s, s:{s:s, s:s, s:I, s:I}}}",
-                     "device", id, "type", "unknown", "removable", 0, "locked", 0, "inserted",
-                     "file", b->config.file, "drv", b->ops->name, "ro", b->readonly, "node-name",
-                     id, "image", "filename", b->config.file, "format", b->ops->name,
-                     "virtual-size", (json_int_t)b->size, "actual-size",
-                     (json_int_t)st.st_blocks * 512);
+    return json_pack("{s:s, s:s, s:s, s:b, s:b, s:s, s:o}", "device", id, "qdev", id, "type",
+                     "unknown", "removable", 0, "locked", 0, "io-status", "ok", "inserted",
+                     describe_medium(m->disk[i], id));
 }
 
 static json_t *query_block(struct machine *m, json_t *args, struct err *err)

@@ -253,7 +253,13 @@ def test_inherited():
 def test_disk_threads():
     disk = TMP / 'disk.img'
     disk.write_bytes(bytes(1 << 20))
-    p = start(*machine(hello, '--disk', f'{disk},aio=threads'))
+    p = start(*machine(hello, '--disk', f'{disk},aio=threads', '--qmp', TMP / 'qmp-disk'))
+    q = Qmp(TMP / 'qmp-disk')
+    q.call('qmp_capabilities')
+    info = q.call('query-block')['return'][0]
+    ok(info['io-status'] == 'ok' and info['inserted']['image']['virtual-size'] == 1 << 20 and
+       info['inserted']['cache'] == {'writeback': True, 'direct': False, 'no-flush': False} and
+       info['inserted']['bps'] == 0, f'query-block says what QEMU says: {info}')
     pid = children(p.pid)['hull-vmm']
     links = [os.readlink(f'/proc/{pid}/fd/{f}') for f in os.listdir(f'/proc/{pid}/fd')]
     ok(not any('io_uring' in link for link in links), 'aio=threads: the machine has no io_uring')

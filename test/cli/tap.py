@@ -26,6 +26,7 @@ def ok(good, name):
     global _count, _failed
     _count += 1
     _failed += not good
+    name = name.replace('\n', ' | ')  # one line, whatever a program said
     print(f'{"ok" if good else "not ok"} {_count} - {name}', flush=True)
     return bool(good)
 
