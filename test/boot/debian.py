@@ -302,7 +302,7 @@ def work_stress(guest):
 def test_work(source, key):
     data, scratch = TMP / 'data', TMP / 'scratch'
     with open(data, 'wb') as file:
-        for _ in range(int(os.environ.get('HULL_DEBIAN_MIB', 256))):
+        for _ in range(int(os.environ.get('HULL_DEBIAN_MIB', 1024))):
             file.write(os.urandom(1 << 20))
     with open(scratch, 'wb') as file:
         file.truncate(64 << 20)
