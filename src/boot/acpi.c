@@ -215,7 +215,7 @@ static bool make_mcfg(struct acpi_tables *t, struct err *err)
     struct acpi_table *table;
 
     put_le64(b + 44, LAYOUT_ECAM_BASE);
-    b[55] = (uint8_t)(LAYOUT_ECAM_SIZE / MiB - 1); /* last bus: 1 MiB each */
+    b[55] = LAYOUT_PCI_BUSES - 1;
     table = add_table(t, "MCFG", b, sizeof b, err);
     if (table)
         set_header(table, 1);

@@ -39,7 +39,7 @@ static void host_crs(struct aml *a, const struct acpi_config *c)
     struct resources r = {.len = 0};
     uint64_t base64 = c->layout->mmio64_base;
 
-    resource_window(&r, RESOURCE_BUS, 0, 255);
+    resource_window(&r, RESOURCE_BUS, 0, LAYOUT_PCI_BUSES - 1);
     resource_io(&r, 0xcf8, 8);
     resource_window(&r, RESOURCE_IO, 0, 0xcf7);
     resource_window(&r, RESOURCE_IO, 0xd00, 0xffff);

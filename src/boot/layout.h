@@ -25,6 +25,8 @@
 #define LAYOUT_SMBIOS_SIZE 0x10000ULL
 #define LAYOUT_ECAM_BASE   0xb0000000ULL
 #define LAYOUT_ECAM_SIZE   0x10000000ULL
+/* Buses that there are: Linux asks for every slot of each bus that MCFG names. */
+#define LAYOUT_PCI_BUSES   1
 #define LAYOUT_MMIO32_BASE 0xc0000000ULL
 #define LAYOUT_MMIO32_END  0xfec00000ULL
 #define LAYOUT_IOAPIC_BASE 0xfec00000ULL

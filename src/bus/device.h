@@ -46,6 +46,9 @@ struct board_ops {
     /* What IOAPIC pin `pin` now sends if it is level-triggered, NULL if it is not, so that engines
      * know whose EOI is wanted. Any thread, before the message itself. NULL: nobody asks. */
     void (*route)(struct board *b, unsigned pin, const struct msi *msi);
+    /* Writes to these bytes, a port's or of memory, only say what later accesses mean: the engine
+     * may hold them back until any other access. From attach. NULL: it never does. */
+    void (*defer)(struct board *b, bool port, uint64_t addr, unsigned size);
 };
 
 struct board {
@@ -118,6 +121,12 @@ static inline void board_irq(struct board *b, unsigned gsi, bool level)
 static inline void board_msi(struct board *b, const struct msi *msi)
 {
     b->ops->msi(b, msi);
+}
+
+static inline void board_defer(struct board *b, bool port, uint64_t addr, unsigned size)
+{
+    if (b->ops->defer)
+        b->ops->defer(b, port, addr, size);
 }
 
 static inline void board_power(struct board *b, enum power_event what, uint32_t code)

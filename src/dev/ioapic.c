@@ -191,6 +191,7 @@ static bool ioapic_attach(struct device *dev, struct board *board, struct err *e
     a->regs = (struct region){"ioapic", LAYOUT_IOAPIC_BASE, 0x1000, &ioapic_ops, a, &dev->lock};
     if (!bus_add(board->mmio, &a->regs, err))
         return false;
+    board_defer(board, false, LAYOUT_IOAPIC_BASE, 4); /* the index register */
     board->irqchip->ioapic = dev;
     return true;
 }

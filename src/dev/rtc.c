@@ -384,6 +384,7 @@ static bool rtc_attach(struct device *dev, struct board *board, struct err *err)
     rtc_time_to_bytes(r, r->read_second);
     rtc_memory_size(r, board);
     r->ports = (struct region){"rtc", 0x70, 2, &rtc_ops, r, &dev->lock};
+    board_defer(board, true, 0x70, 1); /* the index register */
     return bus_add(board->pio, &r->ports, err);
 }
 

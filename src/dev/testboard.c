@@ -44,7 +44,8 @@ static void test_intr(struct board *b, bool level)
     tb.intr = level;
 }
 
-static const struct board_ops test_ops = {test_irq, test_msi, test_power, test_intr, NULL};
+static const struct board_ops test_ops = {
+    .irq = test_irq, .msi = test_msi, .power = test_power, .intr = test_intr};
 
 void tb_open(struct loop *loop)
 {

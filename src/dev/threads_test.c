@@ -72,7 +72,8 @@ static void on_intr(struct board *b, bool level)
 {
 }
 
-static const struct board_ops ops = {irqchip_set, on_msi, on_power, on_intr, NULL};
+static const struct board_ops ops = {
+    .irq = irqchip_set, .msi = on_msi, .power = on_power, .intr = on_intr};
 
 int main(void)
 {

@@ -13,6 +13,22 @@
 
 #define VCPUS_MAX 64
 
+/* What an engine counts for each vCPU: why it left the guest for user space, and what was done on
+ * the way. The soft engine, which leaves for nothing of this, counts none. */
+enum vcpu_count {
+    COUNT_PORT,     /* port accesses; a string of them counts once */
+    COUNT_MMIO,     /* accesses to device memory */
+    COUNT_DEFERRED, /* writes that came late, without an exit of their own: see defer */
+    COUNT_EOI,      /* of level-triggered interrupts */
+    COUNT_WINDOW,   /* the guest can take the PICs' interrupt now */
+    COUNT_MSR,      /* MSRs that the kernel does not know */
+    COUNT_EMULATED, /* instructions completed by the soft engine */
+    COUNT_KICK,     /* someone asked for it */
+    COUNT_OTHER,
+    VCPU_COUNTS,
+};
+extern const char *const vcpu_count_name[VCPU_COUNTS];
+
 enum vcpu_exit {
     VCPU_KICKED,   /* kick() was called, or nothing to say: ask vcpu_may_run again */
     VCPU_HALT,     /* HLT or wait-for-SIPI: sleep until kicked */
@@ -46,6 +62,8 @@ struct engine_ops {
      * such a vector's EOI. Called before the first such message. NULL: it reports all EOIs anyway.
      */
     void (*route)(struct vm *vm, unsigned pin, const struct msi *msi);
+    /* As board_ops.defer; NULL: never late. Before vCPUs run. */
+    void (*defer)(struct vm *vm, bool port, uint64_t addr, unsigned size);
     /* The 8259 pair's output, to LINT0 of vCPU 0; any thread. */
     void (*intr)(struct vm *vm, bool level);
     void (*nmi)(struct vcpu *cpu);
@@ -62,8 +80,9 @@ struct vcpu {
     bool started;
     bool stopped; /* after a triple fault, until the machine is reset; under vm->lock */
     _Atomic uint64_t instructions; /* counted if the engine can; for statistics and benchmarks */
-    struct err err;                /* for VCPU_BROKEN */
-    void *priv;                    /* the engine's: struct soft_cpu */
+    _Atomic uint64_t count[VCPU_COUNTS]; /* written by its own thread only */
+    struct err err;                      /* for VCPU_BROKEN */
+    void *priv;                          /* the engine's: struct soft_cpu */
 };
 
 struct vm {
@@ -82,6 +101,14 @@ struct vm {
     bool pause, closing;
     unsigned parked;
 };
+
+/* One writer, so no locked instruction is needed. */
+static inline void vcpu_count(struct vcpu *cpu, enum vcpu_count what)
+{
+    uint64_t n = atomic_load_explicit(&cpu->count[what], memory_order_relaxed);
+
+    atomic_store_explicit(&cpu->count[what], n + 1, memory_order_relaxed);
+}
 
 /* engine/vcpu.c: threads and pausing. vm_init is first, vm_close last; both in the main thread. */
 void vm_init(struct vm *vm);

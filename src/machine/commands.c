@@ -183,6 +183,16 @@ static json_t *query_balloon(struct machine *m, json_t *args, struct err *err)
     return NULL;
 }
 
+static json_t *describe_counts(const struct vcpu *cpu)
+{
+    json_t *counts = json_object();
+
+    for (unsigned k = 0; k < VCPU_COUNTS; k++)
+        json_object_set_new(counts, vcpu_count_name[k],
+                            json_integer((json_int_t)atomic_load(&cpu->count[k])));
+    return counts;
+}
+
 /* For benchmarks. A vCPU adds what it ran when it leaves the guest: `stop` first for exact numbers.
  */
 static json_t *stats(struct machine *m, json_t *args, struct err *err)
@@ -191,8 +201,9 @@ static json_t *stats(struct machine *m, json_t *args, struct err *err)
 
     for (unsigned i = 0; i < m->vm.cpu_count; i++)
         json_array_append_new(list,
-                              json_pack("{s:i, s:I}", "cpu-index", (int)i, "instructions",
-                                        (json_int_t)atomic_load(&m->vm.cpu[i]->instructions)));
+                              json_pack("{s:i, s:I, s:o}", "cpu-index", (int)i, "instructions",
+                                        (json_int_t)atomic_load(&m->vm.cpu[i]->instructions),
+                                        "exits", describe_counts(m->vm.cpu[i])));
     return json_pack("{s:s, s:o}", "engine", m->vm.engine->name, "cpus", list);
 }
 

@@ -109,12 +109,21 @@ static void on_route(struct board *b, unsigned pin, const struct msi *msi)
         m->vm.engine->route(&m->vm, pin, msi);
 }
 
+static void on_defer(struct board *b, bool port, uint64_t addr, unsigned size)
+{
+    struct machine *m = container_of(b, struct machine, board);
+
+    if (m->vm.engine->defer)
+        m->vm.engine->defer(&m->vm, port, addr, size);
+}
+
 static const struct board_ops board_ops = {
     .irq = on_irq,
     .msi = on_msi,
     .power = on_power,
     .intr = on_intr,
     .route = on_route,
+    .defer = on_defer,
 };
 
 /* ---- the main thread ---- */

@@ -158,6 +158,7 @@ static void engine_close(struct vm *vm)
         close(kvm->fd);
     if (kvm->sys >= 0)
         close(kvm->sys);
+    pthread_mutex_destroy(&kvm->ring_lock);
     pthread_mutex_destroy(&kvm->lock);
     free(kvm);
     vm->priv = NULL;
@@ -172,6 +173,7 @@ static bool engine_open(struct vm *vm, struct err *err)
         return err_set(err, ENOMEM, "no memory for a machine");
     kvm->fd = -1;
     pthread_mutex_init(&kvm->lock, NULL);
+    pthread_mutex_init(&kvm->ring_lock, NULL);
     vm->priv = kvm;
     kvm->sys = kvm_open_device(err);
     if (kvm->sys < 0 || !check_capabilities(kvm->sys, err) || !create_vm(kvm, err) ||
@@ -233,8 +235,11 @@ static bool engine_vcpu_open(struct vcpu *vcpu, struct err *err)
         cpu->run = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, cpu->fd, 0);
     if (cpu->run == MAP_FAILED)
         err_set(err, errno, "KVM refuses it: %s", strerror(errno));
-    else if (kvm_set_cpuid(vcpu, err) && power_on(vcpu, err))
+    else if (kvm_set_cpuid(vcpu, err) && power_on(vcpu, err)) {
+        if (vcpu->id == 0)
+            kvm_defer_open(vcpu);
         return true;
+    }
     engine_vcpu_close(vcpu);
     return false;
 }
@@ -376,6 +381,7 @@ const struct engine_ops kvm_engine = {
     .kick = kvm_engine_kick,
     .msi = engine_msi,
     .route = engine_route,
+    .defer = kvm_engine_defer,
     .intr = engine_intr,
     .nmi = engine_nmi,
     .dirty = engine_dirty,

@@ -19,7 +19,10 @@ struct kvm_vm {
     struct cpu_model model; /* vm->model without what this KVM lacks */
     _Atomic bool intr;      /* the 8259 pair's output */
     bool logging[MEM_REGIONS_MAX];
-    pthread_mutex_t lock; /* guards what follows */
+    struct kvm_coalesced_mmio_ring *ring; /* deferred writes; NULL: none, or no vCPU yet */
+    unsigned ring_max;
+    pthread_mutex_t ring_lock; /* taken before any device's */
+    pthread_mutex_t lock;      /* guards what follows */
     struct msi pin[KVM_PINS];
     uint32_t level_pins; /* a bit for each pin whose EOI we must hear of */
 };
@@ -44,6 +47,13 @@ void kvm_engine_kick(struct vcpu *vcpu);
 /* Fills kvm->model from vm->model. */
 bool kvm_model_open(struct vm *vm, struct err *err);
 bool kvm_set_cpuid(struct vcpu *vcpu, struct err *err);
+
+/* ---- defer.c ---- */
+/* With the first vCPU, whose mapping holds the ring. */
+void kvm_defer_open(struct vcpu *vcpu);
+void kvm_engine_defer(struct vm *vm, bool port, uint64_t addr, unsigned size);
+/* Does the writes that the kernel held back; after each KVM_RUN. */
+void kvm_defer_flush(struct vcpu *vcpu);
 
 /* ---- run.c ---- */
 enum vcpu_exit kvm_engine_run(struct vcpu *vcpu);

@@ -13,14 +13,29 @@ static struct mem mem;
 static struct bus mmio, pio;
 static struct cpu_model model;
 static _Atomic unsigned written;
-static struct region port;
+static struct region port, index_port;
+static uint8_t order[8]; /* what was written to the index port, then 0xff for the other */
+static unsigned order_count;
+
+static void note(uint8_t value)
+{
+    if (order_count < sizeof order)
+        order[order_count++] = value;
+}
+
+static void index_write(void *dev, uint64_t offset, uint64_t value, unsigned size)
+{
+    note((uint8_t)value);
+}
 
 static void port_write(void *dev, uint64_t offset, uint64_t value, unsigned size)
 {
+    note(0xff);
     atomic_store(&written, (unsigned)value);
 }
 
 static const struct region_ops port_ops = {NULL, port_write, 1, 1};
+static const struct region_ops index_ops = {NULL, index_write, 1, 1};
 
 static void on_end(struct vm *v, struct vcpu *cpu)
 {
@@ -55,13 +70,15 @@ static bool open_vm(struct err *err)
     bus_init(&pio, 0x10000);
     vm_init(&vm);
     port = (struct region){.name = "port", .base = 0x402, .size = 1, .ops = &port_ops};
+    index_port = (struct region){.name = "index", .base = 0x70, .size = 1, .ops = &index_ops};
     vm.events = &events;
     vm.mem = &mem;
     vm.mmio = &mmio;
     vm.pio = &pio;
     vm.model = &model;
     return cpu_model_parse(&model, "", err) && mem_add(&mem, "ram", 0, MiB, false, err) &&
-           bus_add(&pio, &port, err) && vm_open(&vm, &kvm_engine, 1, err);
+           bus_add(&pio, &port, err) && bus_add(&pio, &index_port, err) &&
+           vm_open(&vm, &kvm_engine, 1, err);
 }
 
 static void test_state(struct vcpu_state *a, struct vcpu_state *b)
@@ -121,6 +138,47 @@ static void test_run(struct vcpu_state *s)
        set);
 }
 
+/* mov al, 1; out 0x70, al; inc al; out 0x70, al; mov dx, 0x402; mov al, 7; out dx, al; hlt */
+static const uint8_t index_code[] = {0xb0, 1,    0xe6, 0x70, 0xfe, 0xc0, 0xe6, 0x70,
+                                     0xba, 0x02, 0x04, 0xb0, 7,    0xee, 0xf4};
+
+/* Goes on with other code. */
+static void run_code(struct vcpu_state *s, const uint8_t *bytes, size_t len)
+{
+    struct err err;
+
+    atomic_store(&written, 0);
+    vcpu_state_reset(s, true, 0);
+    s->seg[1].base = s->seg[1].sel = 0;
+    s->rip = 0x1000;
+    if (mem_write(&mem, 0x1000, bytes, len) || !vm.engine->set(vm.cpu[0], s, &err))
+        return;
+    vm_resume(&vm);
+    for (unsigned i = 0; i < 2000 && !atomic_load(&written); i++)
+        usleep(1000);
+    vm_pause(&vm);
+}
+
+static uint64_t counted(enum vcpu_count what)
+{
+    return atomic_load(&vm.cpu[0]->count[what]);
+}
+
+/* Nothing is lost or out of order, whether the kernel holds such writes back or not. */
+static void test_deferred(struct vcpu_state *s)
+{
+    uint64_t ports = counted(COUNT_PORT), late = counted(COUNT_DEFERRED);
+
+    vm.engine->defer(&vm, true, 0x70, 1);
+    order_count = 0;
+    run_code(s, index_code, sizeof index_code);
+    ok(order_count == 3 && order[0] == 1 && order[1] == 2 && order[2] == 0xff,
+       "deferred writes come before what follows them");
+    late = counted(COUNT_DEFERRED) - late;
+    ok((late == 2 || late == 0) && counted(COUNT_PORT) - ports == 3 - late,
+       "and cost no exit: %llu of 2 were deferred", (unsigned long long)late);
+}
+
 int main(void)
 {
     struct vcpu_state *a = calloc(2, sizeof *a);
@@ -133,6 +191,7 @@ int main(void)
         ok(open_vm(&err), "a machine opens");
         test_state(a, a + 1);
         test_run(a);
+        test_deferred(a);
         vm_close(&vm);
         mem_close(&mem);
         bus_close(&mmio);

@@ -103,11 +103,23 @@ static enum vcpu_exit internal_error(struct vcpu *vcpu, const struct kvm_run *ru
     return broken(vcpu, ENOTSUP, why);
 }
 
+static enum vcpu_count kind_of(uint32_t reason)
+{
+    switch (reason) {
+    case KVM_EXIT_IO: return COUNT_PORT;
+    case KVM_EXIT_MMIO: return COUNT_MMIO;
+    case KVM_EXIT_IOAPIC_EOI: return COUNT_EOI;
+    case KVM_EXIT_IRQ_WINDOW_OPEN: return COUNT_WINDOW;
+    default: return COUNT_OTHER;
+    }
+}
+
 /* What an exit asks for. VCPU_KICKED: it is done, go on. */
 static enum vcpu_exit handle(struct vcpu *vcpu, struct kvm_run *run)
 {
     char why[96];
 
+    vcpu_count(vcpu, kind_of(run->exit_reason));
     switch (run->exit_reason) {
     case KVM_EXIT_IO: port_io(vcpu->vm, run); return VCPU_KICKED;
     case KVM_EXIT_MMIO: memory_io(vcpu->vm, run); return VCPU_KICKED;
@@ -147,19 +159,23 @@ enum vcpu_exit kvm_engine_run(struct vcpu *vcpu)
 {
     struct kvm_cpu *cpu = vcpu->priv;
     enum vcpu_exit todo;
+    int result;
 
     take_kicks(cpu);
     for (;;) {
         if (vcpu->id == 0)
             offer_pic(vcpu, cpu->run);
-        if (ioctl(cpu->fd, KVM_RUN, 0) < 0) {
-            if (errno == EAGAIN) /* an AP that has just got its start-up message */
-                continue;
-            if (errno != EINTR)
-                return broken(vcpu, errno, strerror(errno));
+        result = ioctl(cpu->fd, KVM_RUN, 0) < 0 ? errno : 0;
+        kvm_defer_flush(vcpu);
+        if (result == EAGAIN) /* an AP that has just got its start-up message */
+            continue;
+        if (result == EINTR) {
             __atomic_store_n(&cpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+            vcpu_count(vcpu, COUNT_KICK);
             return VCPU_KICKED;
         }
+        if (result)
+            return broken(vcpu, result, strerror(result));
         todo = handle(vcpu, cpu->run);
         if (todo != VCPU_KICKED)
             return todo;
