@@ -58,7 +58,16 @@ struct balloon_stats {
 /* The statistics as last heard; asks the guest for new ones, which arrive a little later. */
 void virtio_balloon_stats(struct device *dev, struct balloon_stats *stats);
 
+/* A vsock in user space for the guest `cid` (at least 3). Programs of the host that connect to
+ * `listen_fd` (UNIX, listening) choose a port of the guest with "CONNECT PORT\n". Ports of the host
+ * that the guest connects to are asked for at `dial_fd` (UNIX SOCK_SEQPACKET, struct vsock_dial).
+ * Either may be -1; both are the device's, and it must be attached or freed. */
+struct device *virtio_vsock_new(const char *id, uint32_t cid, int listen_fd, int dial_fd);
+struct vsock_dial { /* question: value is the port; answer: 0 with a descriptor, or an errno */
+    uint32_t id, value;
+};
+
 extern const struct device_type virtio_blk_type, virtio_net_type, virtio_console_type,
-    virtio_rng_type, virtio_balloon_type;
+    virtio_rng_type, virtio_balloon_type, virtio_vsock_type;
 
 #endif
