@@ -100,6 +100,28 @@ static bool read_port(struct config *c, const char *value, struct err *err)
     return field_parse(config_port_fields + 1, p, rest, err) || err_wrap(err, "--port %s", value);
 }
 
+/* "CID[,socket=PATH]" */
+static bool read_vsock(struct config *c, const char *value, struct err *err)
+{
+    static const struct field fields[] = {{.name = "socket",
+                                           .kind = FIELD_TEXT_KIND,
+                                           .offset = offsetof(struct config, vsock_socket),
+                                           .count = sizeof((struct config *)0)->vsock_socket},
+                                          {0}};
+    char number[24];
+    const char *rest = split_file(value, number, sizeof number);
+    uint64_t cid;
+
+    if (!rest)
+        return err_set(err, EINVAL, "--vsock %s: must be CID[,socket=PATH]", value);
+    if (!read_number("--vsock", number, UINT32_MAX, &cid, err))
+        return false;
+    if (!cid)
+        return err_set(err, EINVAL, "--vsock 0: a guest's CID is 3 or more (2 is the host)");
+    c->vsock_cid = (uint32_t)cid;
+    return !*rest || field_parse(fields, c, rest, err) || err_wrap(err, "--vsock %s", number);
+}
+
 static bool read_seed(struct config *c, const char *value, struct err *err)
 {
     c->has_random_seed = true;
@@ -169,7 +191,7 @@ static const struct option options[] = {
     {"--console", "none|stdio|file:F|unix:S", "the virtio console hvc0 (default none)", TEXT(console)},
     {"--port", "NAME,socket=PATH", "a named virtio-serial port on a UNIX socket; repeatable", .read = read_port},
     {"--share", "DIR[:TAG]", "share a folder with the guest (a later version)", .read = read_later},
-    {"--vsock", "CID", "a vsock device (a later version)", .read = read_later},
+    {"--vsock", "CID[,socket=PATH]", "sockets between guest and host: by /dev/vhost-vsock, or over UNIX sockets at PATH", .read = read_vsock},
     {"--qmp", "SOCKET", "a QMP control socket", TEXT(qmp)},
     {"--gdb", "ADDRESS", "a debugger's socket (a later version)", .read = read_later},
     {"--display", "none|vnc[=ADDRESS]", "a screen (a later version)", .read = read_later},

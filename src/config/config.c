@@ -46,6 +46,8 @@ const struct field config_fields[] = {
     FIELD(struct config, exit_on_panic, 1),
     FIELD(struct config, debug_exit, 1),
     FIELD(struct config, balloon, 1),
+    FIELD(struct config, vsock_cid, UINT32_MAX),
+    FIELD_TEXT(struct config, vsock_socket),
     FIELD_TEXT(struct config, user),
     FIELD(struct config, sandbox, 1),
     {0},
@@ -112,12 +114,21 @@ static bool check_memory(uint64_t memory, struct err *err)
     return true;
 }
 
+static bool check_vsock(const struct config *c, struct err *err)
+{
+    if (c->vsock_cid < 3 && (c->vsock_cid || c->vsock_socket[0]))
+        return err_set(err, EINVAL, "--vsock %u: a guest's CID is 3 or more (2 is the host)",
+                       c->vsock_cid);
+    return c->vsock_cid != UINT32_MAX ||
+           err_set(err, EINVAL, "--vsock %u: stands for any CID; choose one from 3", c->vsock_cid);
+}
+
 bool config_check(const struct config *c, struct err *err)
 {
     static const char *const engines[] = {"auto", "kvm", "soft", NULL};
 
     if (!check_word("--engine", c->engine, engines, err) || !check_disks(c, err) ||
-        !check_memory(c->memory, err))
+        !check_memory(c->memory, err) || !check_vsock(c, err))
         return false;
     if (c->cpus < 1 || c->cpus > CONFIG_CPUS_MAX)
         return err_set(err, EINVAL, "--cpus %u: must be 1 to %u", c->cpus, CONFIG_CPUS_MAX);

@@ -57,7 +57,9 @@ struct config {
     bool exit_on_panic;
     bool debug_exit; /* isa-debug-exit at 0xf4 */
     bool balloon;
-    char user[64]; /* drop to this user when started as root */
+    uint32_t vsock_cid;    /* 0: no vsock */
+    char vsock_socket[96]; /* in user space over this socket; empty: the kernel's vhost-vsock */
+    char user[64];         /* drop to this user when started as root */
     bool sandbox;
 };
 

@@ -48,6 +48,10 @@ static void test_refused(void)
     refused("--cpu", "--cpu needs a value");
     refused("--enginge soft", "did you mean --engine?");
     refused("--cpus 0", "must be 1 to");
+    refused("--kernel k --vsock 2", "a guest's CID is 3 or more");
+    refused("--kernel k --vsock 4294967295", "stands for any CID");
+    refused("--kernel k --vsock x", "must be a whole number");
+    refused("--kernel k --vsock 3,sock=/x", "did you mean 'socket'?");
     refused("--cpus 1000", "must be");
     refused("--memory 0", "at least 2M");
     refused("--memory 1M", "at least 2M");
@@ -66,7 +70,8 @@ static void test_json(void)
     struct err err;
     char *text;
 
-    parse("a.img --disk b.img,serial=S --net none --cpus 3 --random-seed 7 --port p,socket=/x",
+    parse("a.img --disk b.img,serial=S --net none --cpus 3 --random-seed 7 --port p,socket=/x "
+          "--vsock 3,socket=/v",
           &err);
     text = config_to_json(&config);
     ok(text && config_from_json(&again, text, strlen(text), &err), "json is read back: %s",

@@ -6,7 +6,9 @@
 #include "dev/types.h"
 #include "engine/choose.h"
 #include "engine/x86/model.h"
+#include "loop/listener.h"
 #include "loop/uring.h"
+#include "machine/dialer.h"
 #include "machine/qmp.h"
 #include "net/net.h"
 #include "virtio/devices.h"
@@ -15,6 +17,35 @@
 #include <stdlib.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
+
+/* ---- vsock: its dialer is forked before there is anything to fork along ---- */
+
+static bool add_dialer(struct machine *m, struct err *err)
+{
+    m->dial_fd = -1;
+    if (!m->config.vsock_socket[0])
+        return true;
+    m->dial_fd = dialer_start(m->config.vsock_socket, m->config.sandbox, err);
+    return m->dial_fd >= 0;
+}
+
+static bool add_vsock(struct machine *m, struct err *err)
+{
+    int listener, dialer = m->dial_fd;
+
+    if (!m->config.vsock_cid)
+        return true;
+    if (!m->config.vsock_socket[0])
+        return err_set(err, ENOSYS, "--vsock %u: give it a socket: --vsock %u,socket=PATH",
+                       m->config.vsock_cid, m->config.vsock_cid);
+    listener = listen_unix(m->config.vsock_socket, 64, err);
+    if (listener < 0)
+        return err_wrap(err, "--vsock");
+    m->vsock_listens = true;
+    m->dial_fd = -1;
+    return device_attach(&m->board,
+                         virtio_vsock_new("vsock0", m->config.vsock_cid, listener, dialer), err);
+}
 
 /* ---- memory and vCPUs ---- */
 
@@ -239,7 +270,7 @@ static bool add_qmp(struct machine *m, struct err *err)
 
 bool machine_assemble(struct machine *m, struct err *err)
 {
-    return add_memory(m, err) && add_cpus(m, err) && add_board(m, err) && add_disks(m, err) &&
-           add_nets(m, err) && add_console(m, err) && add_ports(m, err) &&
-           add_small_devices(m, err) && add_qmp(m, err);
+    return add_dialer(m, err) && add_memory(m, err) && add_cpus(m, err) && add_board(m, err) &&
+           add_disks(m, err) && add_nets(m, err) && add_console(m, err) && add_ports(m, err) &&
+           add_small_devices(m, err) && add_vsock(m, err) && add_qmp(m, err);
 }

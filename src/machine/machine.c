@@ -13,6 +13,7 @@
 #include "virtio/devices.h"
 #include <errno.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 const char *const run_state_name[] = {"prelaunch", "running",        "paused",
                                       "shutdown",  "guest-panicked", "internal-error"};
@@ -344,6 +345,10 @@ void machine_close(struct machine *m)
     }
     for (unsigned i = 0; i < m->stream_count; i++)
         chardev_close(m->stream[i]);
+    if (m->dial_fd > 0) /* 0: never opened */
+        close(m->dial_fd);
+    if (m->vsock_listens)
+        unlink(m->config.vsock_socket);
     boot_close(m->boot);
     loop_close(m->loop);
     bus_close(&m->mmio);

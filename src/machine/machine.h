@@ -55,6 +55,8 @@ struct machine {
     struct board_parts parts; /* what the board is made of: ACPI says the same */
     struct chardev *stream[CONFIG_PORTS + 2];
     unsigned stream_count;
+    int dial_fd;        /* until the vsock device has it; -1: none */
+    bool vsock_listens; /* its socket is ours to remove */
     struct qmp *qmp;
     enum run_state state;
     /* Stopping and resetting wait for I/O in nested turns of the loop. Meanwhile nothing else may
@@ -95,6 +97,8 @@ bool machine_load(struct machine *m, struct err *err);
 /* ---- sandbox.c ---- */
 bool sandbox_drop_user(const char *user, struct err *err);
 bool sandbox_fence(const struct config *config, struct err *err); /* files: before threads start */
+/* For the dialer's own process: sockets of the host by path, nothing else. */
+bool sandbox_dialer(struct err *err);
 /* System calls, of all threads; `kvm`: the engine is KVM. */
 bool sandbox_filter(bool kvm, struct err *err);
 

@@ -17,6 +17,7 @@
 #include <seccomp.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -80,13 +81,15 @@ static bool allow_sockets(int rules, const struct config *c, struct err *err)
 {
     bool good = !c->qmp[0] || allow_socket_folder(rules, c->qmp, err);
 
+    good = good && (!c->vsock_socket[0] || allow_socket_folder(rules, c->vsock_socket, err));
     good = good && allow_stream(rules, c->serial, err) && allow_stream(rules, c->console, err);
     for (unsigned i = 0; good && i < c->port_count; i++)
         good = allow_socket_folder(rules, c->port[i].socket, err);
     return good;
 }
 
-bool sandbox_fence(const struct config *config, struct err *err)
+/* `config` NULL: no file is left at all. */
+static bool fence(const struct config *config, struct err *err)
 {
     /* All rights of Landlock's first version, which every kernel with Landlock knows. */
     const uint64_t handled = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1;
@@ -100,11 +103,16 @@ bool sandbox_fence(const struct config *config, struct err *err)
         log_info("this kernel has no Landlock: the machine's process is fenced by seccomp alone");
         return true;
     }
-    good = allow_sockets(rules, config, err);
+    good = !config || allow_sockets(rules, config, err);
     if (good && syscall(SYS_landlock_restrict_self, rules, 0))
         good = err_set(err, errno, "cannot enter the file fence: %s", strerror(errno));
     close(rules);
     return good;
+}
+
+bool sandbox_fence(const struct config *config, struct err *err)
+{
+    return fence(config, err);
 }
 
 /* ---- system calls ---- */
@@ -265,4 +273,28 @@ bool sandbox_filter(bool kvm, struct err *err)
     return !bad ||
            err_set(err, -bad, "cannot enter the system call filter: %s; --no-sandbox runs without",
                    strerror(-bad));
+}
+
+/* Landlock says nothing about connecting to a UNIX socket, so the dialer's code is what limits it;
+ * the filter keeps that code to sockets of this family. */
+bool sandbox_dialer(struct err *err)
+{
+    static const int calls[] = {SCMP_SYS(recvfrom),   SCMP_SYS(sendmsg),
+                                SCMP_SYS(connect),    SCMP_SYS(close),
+                                SCMP_SYS(exit_group), SCMP_SYS(restart_syscall)};
+    scmp_filter_ctx f;
+    int bad;
+
+    if (!fence(NULL, err))
+        return false;
+    f = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    bad =
+        f ? seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX))
+          : -ENOMEM;
+    for (unsigned i = 0; !bad && i < ARRAY_SIZE(calls); i++)
+        bad = seccomp_rule_add(f, SCMP_ACT_ALLOW, calls[i], 0);
+    if (!bad)
+        bad = seccomp_load(f);
+    seccomp_release(f);
+    return !bad || err_set(err, -bad, "no filter for the dialer: %s", strerror(-bad));
 }

@@ -1,15 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /* A hostile guest driver for each virtio device: the input is a program of register accesses, raw
  * ring and descriptor writes, well-formed chains, notifications, host-side events, pauses and
- * resets. DEVICE (a word: queue, rng, blk, net, console, balloon) picks the device; "queue" is rng
- * with nothing but rings, for depth. */
+ * resets. DEVICE (a word: queue, rng, blk, net, console, balloon, vsock) picks the device; "queue"
+ * is rng with nothing but rings, for depth. */
 #include "block/block.h"
 #include "dev/chardev.h"
 #include "net/net.h"
 #include "virtio/devices.h"
 #include "virtio/testguest.h"
 #include <errno.h>
+#include <linux/virtio_vsock.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { VSOCK_FIRST_PORT = 1 << 30 }; /* of the ports that the device gives to clients */
 
 #define TEXT_(x) #x
 #define TEXT(x)  TEXT_(x)
@@ -114,6 +120,82 @@ static void stream_wanted(struct chardev *c)
 static const struct chardev_ops stream_ops = {stream_write, stream_wanted, NULL};
 static struct chardev stream[2] = {{.ops = &stream_ops}, {.ops = &stream_ops}};
 
+/* ---- vsock: a listener without a name, and the fuzzer as the dialer ---- */
+
+static int vsock_server, vsock_dialer, vsock_client[16];
+static struct sockaddr_un vsock_name = {.sun_family = AF_UNIX};
+static socklen_t vsock_name_len = sizeof vsock_name;
+
+static struct device *make_vsock(void)
+{
+    int pair[2];
+
+    vsock_server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (bind(vsock_server, (struct sockaddr *)&vsock_name, sizeof(sa_family_t)) ||
+        listen(vsock_server, 16) ||
+        getsockname(vsock_server, (struct sockaddr *)&vsock_name, &vsock_name_len) ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
+        abort();
+    vsock_dialer = pair[0];
+    memset(vsock_client, -1, sizeof vsock_client);
+    return virtio_vsock_new("dev", 3, vsock_server, pair[1]);
+}
+
+static void vsock_take(int slot, int fd)
+{
+    if (vsock_client[slot] >= 0)
+        close(vsock_client[slot]);
+    vsock_client[slot] = fd;
+}
+
+/* Answers the guest's next connection: half of them are refused, one answer is to nobody. */
+static void vsock_dialed(int slot, bool good)
+{
+    struct vsock_dial d;
+    char control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec iov = {&d, sizeof d};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+    int pair[2];
+
+    if (recv(vsock_dialer, &d, sizeof d, 0) != sizeof d)
+        return;
+    d.value = !good;
+    if (!good || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair)) {
+        sendmsg(vsock_dialer, &m, MSG_NOSIGNAL);
+        return;
+    }
+    m.msg_control = control;
+    m.msg_controllen = sizeof control;
+    CMSG_FIRSTHDR(&m)->cmsg_level = SOL_SOCKET;
+    CMSG_FIRSTHDR(&m)->cmsg_type = SCM_RIGHTS;
+    CMSG_FIRSTHDR(&m)->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &pair[1], sizeof(int));
+    d.id += slot == 15;
+    sendmsg(vsock_dialer, &m, MSG_NOSIGNAL);
+    close(pair[1]);
+    vsock_take(slot, pair[0]);
+}
+
+static void vsock_event(uint64_t r)
+{
+    static char bytes[65536] = "CONNECT 1\nand more";
+    int slot = (int)(r >> 4 & 15), fd = vsock_client[slot];
+
+    switch (r & 7) {
+    case 0: vsock_dialed(slot, r >> 8 & 1); break;
+    case 1:
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        connect(fd, (struct sockaddr *)&vsock_name, vsock_name_len);
+        (void)!write(fd, bytes, r >> 8 & 31);
+        vsock_take(slot, fd);
+        break;
+    case 2: vsock_take(slot, -1); break;
+    case 3: shutdown(fd, r >> 8 & 1 ? SHUT_WR : SHUT_RD); break;
+    case 4: (void)!read(fd, bytes + 32, (r >> 8 & 0x7fff)); break;
+    default: (void)!write(fd, bytes + 8, r >> 8 & 0x7fff);
+    }
+}
+
 static struct device *make(const char *word)
 {
     static const struct block_ops disk_ops = {.name = "fuzz", .submit = disk_submit};
@@ -136,6 +218,8 @@ static struct device *make(const char *word)
         return virtio_net_new("dev", backend, 2, mac, 1500);
     if (!strcmp(word, "balloon"))
         return virtio_balloon_new("dev");
+    if (!strcmp(word, "vsock"))
+        return make_vsock();
     if (strcmp(word, "console"))
         return virtio_rng_new("dev", 1);
     d = virtio_console_new("dev", &stream[0]);
@@ -172,6 +256,8 @@ static void host_event(void)
         virtio_balloon_set(dev, r << 12);
         virtio_balloon_stats(dev, &stats);
     }
+    if (dev->type == &virtio_vsock_type)
+        vsock_event(r);
     if (dev->type == &virtio_net_type)
         virtio_net_announce(dev);
 }
@@ -202,6 +288,28 @@ static void raw_write(struct guest_queue *q)
     *(uint8_t *)guest_ptr(&g, at[r & 3] + (r >> 2 & 63), 1) = (uint8_t)take(1);
 }
 
+/* Mostly a header that gets past the first checks, for a few ports. */
+static void vsock_packet(gpa at)
+{
+    uint64_t r = take(8);
+    uint32_t port = r & 8 ? VSOCK_FIRST_PORT + (r >> 4 & 3) : (r >> 4 & 3);
+    struct virtio_vsock_hdr h = {
+        .src_cid = 3,
+        .dst_cid = 2,
+        .src_port = 1,
+        .dst_port = port,
+        .len = r >> 8 & 0x1fff,
+        .type = 1,
+        .op = r & 7,
+        .flags = r >> 22 & 3,
+        .buf_alloc = r >> 24 & 0xfffff,
+        .fwd_cnt = (uint32_t)(r >> 44),
+    };
+
+    if (r >> 63)
+        memcpy(guest_ptr(&g, at, sizeof h), &h, sizeof h);
+}
+
 static void add_chain(unsigned queue)
 {
     struct guest_buf buf[8];
@@ -211,6 +319,8 @@ static void add_chain(unsigned queue)
         buf[i] = (struct guest_buf){area + take(1) * 16, (uint32_t)take(2) & 0x1fff, i >= writable};
     for (unsigned i = 0; i < 24; i++)
         *(uint8_t *)guest_ptr(&g, buf[0].addr + i, 1) = (uint8_t)take(1);
+    if (dev->type == &virtio_vsock_type)
+        vsock_packet(buf[0].addr);
     g.heap = area + 64 * KiB;
     guest_add(&g, queue, buf, n);
 }
