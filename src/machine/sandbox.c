@@ -7,6 +7,7 @@
  *
  * Everything else that the machine uses is open before. no-new-privs is set first. */
 #include "machine/machine.h"
+#include <asm/prctl.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -210,6 +211,13 @@ static int allow_prctl(scmp_filter_ctx f)
                             SCMP_A0(SCMP_CMP_EQ, PR_SET_TIMERSLACK));
 }
 
+/* The soft engine's translated code finds its vCPU through GS. */
+static int allow_gs(scmp_filter_ctx f)
+{
+    return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(arch_prctl), 1,
+                            SCMP_A0(SCMP_CMP_EQ, ARCH_SET_GS));
+}
+
 static const uint32_t allowed_ioctls[] = {
     0x400454d0, /* TUNSETOFFLOAD: the guest's driver chose its offloads */
     0x400454d9, /* TUNSETQUEUE: multi-queue taps */
@@ -262,7 +270,8 @@ bool sandbox_filter(bool kvm, struct err *err)
     for (unsigned i = 0; !bad && i < ARRAY_SIZE(allowed); i++)
         bad = seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[i].call, 0);
     if (!bad)
-        bad = allow_memory(f) | allow_own_signals(f) | allow_prctl(f) | allow_ioctls(f);
+        bad =
+            allow_memory(f) | allow_own_signals(f) | allow_prctl(f) | allow_gs(f) | allow_ioctls(f);
     if (!bad && kvm)
         bad = allow_kvm(f);
     if (!bad)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The block cache: finding, making and checking blocks; the jump cache. See block.h. */
 #include "engine/soft/block.h"
+#include "engine/soft/jit/run.h"
 #include "engine/soft/jump.h"
 #include "engine/soft/operand.h"
 #include "engine/soft/tlb.h"
@@ -39,12 +40,9 @@ bool soft_cpu_open(struct soft_cpu *cpu, struct err *err)
 
     cpu->a20_mask = cpu->a20_mask ? cpu->a20_mask : ~0ULL;
     cpu->apic_page = cpu->apic_page ? cpu->apic_page : 1;
-    cpu->tlb =
-        mmap(NULL, sizeof *cpu->tlb, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (cpu->tlb == MAP_FAILED) {
-        cpu->tlb = NULL;
+    cpu->tlb = soft_map_near(cpu, sizeof *cpu->tlb); /* translated code reaches it from cpu */
+    if (cpu->tlb == NULL)
         return err_set(err, ENOMEM, "no memory for a vCPU's TLB");
-    }
     soft_tlb_init(cpu->tlb);
     b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     cpu->blocks = b == MAP_FAILED ? NULL : b;
@@ -59,11 +57,15 @@ bool soft_cpu_open(struct soft_cpu *cpu, struct err *err)
         return err_set(err, ENOMEM, "no memory for a vCPU's code cache");
     }
     soft_mode_changed(cpu);
+    soft_jit_open(cpu);
+    if (cpu->jit)
+        soft_jit_set_threshold(cpu, soft_jit_options.threshold);
     return true;
 }
 
 void soft_cpu_close(struct soft_cpu *cpu)
 {
+    soft_jit_close(cpu);
     if (cpu->blocks && cpu->blocks->arena)
         munmap(cpu->blocks->arena, ARENA_SIZE);
     if (cpu->blocks)
@@ -116,7 +118,7 @@ static unsigned context_of(struct soft_blocks *b, const struct context *c)
         if (memcmp(&b->context[i], c, sizeof *c) == 0)
             return i;
     }
-    if (b->contexts == CONTEXTS) {
+    if (b->contexts == CONTEXTS) { /* translated code knows no contexts: it is 64-bit code's */
         b->contexts = 0;
         b->epoch++;
         b->half_epoch[0] = b->half_epoch[1] = b->epoch;
@@ -137,6 +139,8 @@ static void forget_all(struct soft_cpu *cpu)
     cpu->blocks->epoch++;
     cpu->blocks->half_epoch[0] = cpu->blocks->half_epoch[1] = cpu->blocks->epoch;
     set_tags(cpu);
+    soft_jit_forget_jumps(cpu, 0);
+    soft_jit_forget_jumps(cpu, 1);
 }
 
 void soft_mode_changed(struct soft_cpu *cpu)
@@ -166,6 +170,7 @@ void soft_blocks_forget_jumps(struct soft_cpu *cpu, unsigned half)
     cpu->blocks->epoch++;
     cpu->blocks->half_epoch[half] = cpu->blocks->epoch;
     set_tags(cpu);
+    soft_jit_forget_jumps(cpu, half);
 }
 
 /* ---- fetching ---- */
@@ -268,6 +273,7 @@ static void reset_arena(struct soft_cpu *cpu)
     memset(b->hash, 0, sizeof b->hash);
     b->used = 0;
     b->counters.arena_resets++;
+    soft_jit_detach_all(cpu);
     forget_all(cpu);
 }
 
@@ -353,7 +359,7 @@ static void set_entry(struct soft_cpu *cpu, struct block *b)
 {
     struct uop *u = block_uops(b);
 
-    u->fn = b->page[1] ? uop_enter2 : uop_enter;
+    u->fn = b->page[1] ? uop_enter2 : b->jit ? uop_jit : uop_enter;
     u->imm = b->page[1]
                  ? (uintptr_t)b
                  : (uintptr_t)(b->page[0] ? &b->page[0]->generation : &cpu->blocks->constant);
@@ -363,6 +369,22 @@ static void set_entry(struct soft_cpu *cpu, struct block *b)
     u->insn = (uint16_t)((char *)u - (char *)b);
     u->dst =
         b->page[0] && b->first == b->bytes; /* may be linked to: depends on its own page alone */
+}
+
+void soft_block_translated(struct block *b)
+{
+    block_uops(b)->fn = uop_jit;
+}
+
+void soft_block_plain(struct soft_cpu *cpu, struct block *b)
+{
+    struct uop *u = block_uops(b);
+
+    (void)cpu;
+    if (u->fn == uop_jit) {
+        u->fn = uop_enter;
+        u->length = 0;
+    }
 }
 
 static struct block *place_block(struct soft_cpu *cpu, const struct draft *d)
@@ -394,6 +416,7 @@ static struct block *place_block(struct soft_cpu *cpu, const struct draft *d)
     u = block_uops(b);
     n = soft_lower(&d->low, u + 1) + 1;
     in = (struct insn *)(u + n);
+    b->insn = in;
     memcpy(in, d->insn, d->insns * sizeof *in);
     for (unsigned i = 1; i < n; i++) { /* lowering put the instruction's number + 1 in `insn` */
         u[i].n = (uint8_t)i;
@@ -428,6 +451,7 @@ static struct block *make_block(struct soft_cpu *cpu, uint64_t linear)
     h = block_hash(b->phys, b->key);
     b->next = s->hash[h];
     s->hash[h] = b;
+    soft_jit_attach(cpu, b);
     return b;
 }
 
@@ -568,7 +592,9 @@ bool soft_block_stale(const struct uop *u)
     const struct uop *entry = u - u->n;
     const struct block *b = (const struct block *)entry->imm;
 
-    if (entry->fn == uop_enter)
+    if (entry->fn == uop_redirect)
+        return true;
+    if (entry->fn != uop_enter2)
         return atomic_load((_Atomic uint32_t *)entry->imm) != (uint32_t)entry->disp;
     return b->generation[0] != now(b->page[0]) || b->generation[1] != now(b->page[1]);
 }
@@ -580,6 +606,13 @@ const struct uop *uop_enter(struct soft_cpu *cpu, const struct uop *u)
     if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed) |
                  (generation ^ (uint32_t)u->disp)))
         return enter_slow(cpu, u, generation != (uint32_t)u->disp);
+    if (unlikely(cpu->jit_threshold != 0 &&
+                 ++*(uint8_t *)(uintptr_t)&u->length >= cpu->jit_threshold)) {
+        *(uint8_t *)(uintptr_t)&u->length = 0;
+        if (soft_jit_hot(cpu, soft_block_of(u)) && u->fn == uop_jit && !cpu->align_check &&
+            !cpu->jit_refused)
+            GOTO(u);
+    }
     cpu->instructions += u->at;
     NEXT;
 }

@@ -31,12 +31,29 @@ struct block {
     struct block *next;        /* same hash */
     struct code_page *page[2]; /* [1]: of an instruction that straddles, else NULL */
     const uint8_t *host[2];    /* where the bytes lie in guest memory */
+    struct trans *jit;         /* translations, by linear address */
+    struct insn *insn;
     uint32_t generation[2];
     uint16_t first;                               /* bytes in page[0] */
     uint8_t copy[BLOCK_INSNS * X86_INSN_MAX + 1]; /* only `bytes` of it are allocated */
 };
 
 struct soft_blocks; /* block.c */
+struct trans;       /* jit/jit_int.h */
+
+/* The block that begins with this uop. */
+static inline struct block *soft_block_of(const struct uop *entry)
+{
+    return (struct block *)((uintptr_t)entry - entry->insn);
+}
+/* Its page's code changed since it was made. */
+static inline bool soft_block_changed(const struct block *b)
+{
+    return b->generation[0] != atomic_load_explicit(&b->page[0]->generation, memory_order_relaxed);
+}
+/* Enters by translated code from now on, or by uops again. */
+void soft_block_translated(struct block *b);
+void soft_block_plain(struct soft_cpu *cpu, struct block *b);
 
 /* The uop at which the code at cpu->block_rip begins, made if need be. Raises fetch faults. */
 const struct uop *soft_find(struct soft_cpu *cpu);

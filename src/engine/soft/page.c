@@ -2,6 +2,7 @@
 /* RAM pages as the engine sees them: code, writers, dirtiness (invariants in page.h), and the
  * requests by which vCPUs make each other drop write entries. */
 #include "engine/soft/page.h"
+#include "engine/soft/jit/jit.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/trace.h"
 #include "engine/x86/model.h"
@@ -69,6 +70,8 @@ bool soft_core_open(struct vm *vm, struct soft_vm **out, struct err *err)
     soft->vm = vm;
     soft->phys_bits = vm->model ? vm->model->phys_bits : PHYS_BITS;
     trace_setup();
+    if (getenv("HULL_JIT") && !soft_jit_setup(getenv("HULL_JIT"), err))
+        return false;
     pthread_mutex_init(&soft->split, NULL);
     pthread_mutex_init(&soft->drop, NULL);
     for (unsigned i = 0; i < vm->mem->count; i++, soft->count++) {
@@ -128,6 +131,17 @@ static void mark_written(struct soft_ram *ram)
         atomic_fetch_or(word, bit);
 }
 
+/* Translated code does not look at generations: vCPUs that have some are told. */
+static void tell_translators(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        struct soft_cpu *cpu = vm->cpu[i] ? vm->cpu[i]->priv : NULL;
+
+        if (cpu && cpu->jit)
+            atomic_fetch_or(&cpu->pending, PEND_CODE);
+    }
+}
+
 void soft_code_written(struct soft_vm *soft, struct code_page *page, unsigned offset, size_t len)
 {
     if (len == 0 || !(atomic_load(&page->lines) & code_lines(offset, len)))
@@ -135,6 +149,7 @@ void soft_code_written(struct soft_vm *soft, struct code_page *page, unsigned of
     atomic_store(&page->lines, 0);
     atomic_fetch_add(&page->generation, 1);
     atomic_fetch_add_explicit(&soft->invalidations, 1, memory_order_relaxed);
+    tell_translators(soft->vm);
 }
 
 /* Stores beside the code of a page are slow. When there are many, the page may hold no code any

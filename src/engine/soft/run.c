@@ -4,6 +4,7 @@
  * setjmp is called once per run(). soft_raise comes back there with cpu->rip at the instruction
  * that faulted; the exception is delivered and the loop goes on. Delivery may itself fault. */
 #include "engine/soft/block.h"
+#include "engine/soft/jit/run.h"
 #include "engine/soft/operand.h"
 #include "engine/soft/ops.h"
 #include "engine/soft/tlb.h"
@@ -149,6 +150,8 @@ static bool look_up(struct soft_cpu *cpu, enum vcpu_exit *exit)
 
     if (atomic_load(&cpu->pending) & PEND_REQUEST)
         soft_serve(cpu);
+    if (atomic_load(&cpu->pending) & PEND_CODE)
+        soft_jit_serve(cpu);
     *exit = soft_events(cpu, &leave_run);
     return *exit == VCPU_KICKED && !leave_run;
 }
@@ -196,6 +199,7 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
     atomic_store(&cpu->running, true);
     if (atomic_load(&cpu->request) != atomic_load(&cpu->request_done))
         soft_serve(cpu);
+    soft_jit_thread(cpu);
     cpu->fault = &env;
     if (_setjmp(env) != 0 && !deliver_fault(cpu))
         exit = VCPU_SHUTDOWN;

@@ -77,11 +77,13 @@ enum {
     PEND_REQUEST = 64, /* another vCPU asks for a TLB action: cpu->request */
     PEND_TRAP = 128,   /* #DB trap or single-step after this instruction */
     PEND_SHADOW = 256, /* interrupt shadow: run one instruction, then look again */
+    PEND_CODE = 512,   /* code changed somewhere: soft_jit_serve */
 };
 
 struct soft_tlb;    /* tlb.h */
 struct soft_blocks; /* block.h */
 struct soft_apic;   /* apic.h */
+struct jit;         /* jit/jit_int.h; NULL: interpreter only */
 struct soft_vm;     /* shared by the vCPUs: code pages, TLB requests, clock */
 
 struct soft_cpu {
@@ -143,6 +145,11 @@ struct soft_cpu {
     uint32_t pauses;   /* PAUSE instructions so far */
     bool align_check;  /* unaligned accesses raise #AC */
     bool split_locked; /* this instruction holds soft_vm.split */
+    struct jit *jit;
+    uint64_t jit_rax, jit_tmp; /* scratch of translated code */
+    uint32_t jit_from;         /* the last indirect branch there: number of its jit_meta */
+    uint8_t jit_threshold;     /* entries until a block is translated; 0: never */
+    bool jit_refused;          /* the host did not let this thread have GS */
     struct soft_tlb *tlb;
     struct soft_blocks *blocks;
     struct soft_apic *apic;

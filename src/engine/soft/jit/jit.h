@@ -19,6 +19,7 @@ struct soft_jit_options {
     bool verify;        /* every translation is decoded again and checked */
     bool count;         /* cpu->instructions counts translated instructions too */
     bool map;           /* writes /tmp/perf-PID.map for perf(1) */
+    bool stats;         /* prints the counters to stderr at the end */
     unsigned threshold; /* entries of a block until it is translated; 1: at once (hot-forced) */
 };
 extern struct soft_jit_options soft_jit_options;

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/* The ways into and out of translated code, emitted once per vCPU.
+ *
+ * Inside, RSP is the C stack's, 16-byte aligned; every guest register is in its host register (RSP
+ * in R9, R9-R11 in struct soft_cpu). Ways out put them into struct soft_cpu, where C code and
+ * faults (longjmp) expect them. */
+#include "engine/soft/jit/jit_int.h"
+#include "engine/soft/jit/run.h"
+
+/* Guest registers that live in host registers. */
+static const struct {
+    uint8_t host, guest;
+} held[] = {{RCX, 1}, {RDX, 2}, {RBX, 3},  {G_SP, 4}, {RBP, 5},  {RSI, 6},
+            {RDI, 7}, {R8, 8},  {R12, 12}, {R13, 13}, {R14, 14}, {R15, 15}};
+
+static void store_all_but_rax(struct buf *b)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(held); i++)
+        e_store(b, held[i].host, GS_REG(held[i].guest));
+}
+
+static void load_all(struct buf *b)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(held); i++)
+        e_load(b, held[i].host, GS_REG(held[i].guest));
+    e_load(b, RAX, GS_REG(0));
+}
+
+/* EFLAGS from cpu->arith; RAX is lost. */
+static void flags_in(struct buf *b)
+{
+    e_gs(b, 0, 0x1b7, RAX, GS(arith)); /* movzx eax, word */
+    e1(b, 0x04);                       /* add al, 0x7f: OF */
+    e1(b, 0x7f);
+    e1(b, 0x9e); /* sahf */
+}
+
+static void flags_out(struct buf *b)
+{
+    e1(b, 0x9f);               /* lahf */
+    e_rr(b, 0, 0x190, 0, RAX); /* seto al */
+    e1(b, 0x66);
+    e_gs(b, 0, 0x89, RAX, GS(arith));
+}
+
+static const uint8_t saved[] = {RBX, RBP, R12, R13, R14, R15};
+
+static void push(struct buf *b, unsigned reg)
+{
+    e_rex(b, 0, 0, 0, reg);
+    e1(b, 0x50 | (reg & 7));
+}
+
+static void pop(struct buf *b, unsigned reg)
+{
+    e_rex(b, 0, 0, 0, reg);
+    e1(b, 0x58 | (reg & 7));
+}
+
+static void add_rsp(struct buf *b, int n)
+{
+    e_rex(b, 1, 0, 0, RSP);
+    e1(b, 0x83);
+    e1(b, 0xc4);
+    e1(b, (uint8_t)n);
+}
+
+static void epilogue(struct buf *b)
+{
+    add_rsp(b, 8);
+    for (unsigned i = ARRAY_SIZE(saved); i-- > 0;)
+        pop(b, saved[i]);
+    e1(b, 0xc3);
+}
+
+static void make_enter(struct jit *j, struct buf *b)
+{
+    const uint8_t *at = jit_exec(j, b->p);
+
+    j->enter = (uint64_t(*)(struct soft_cpu *, const void *))(uintptr_t)at;
+    for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
+        push(b, saved[i]);
+    add_rsp(b, -8);
+    e_mov_rr(b, T0, RSI);
+    flags_in(b);
+    load_all(b);
+    e_rr(b, 0, 0xff, 4, T0); /* jmp T0 */
+}
+
+/* T0: RIP to go on at, T1: site or 0. */
+static void make_leave(struct jit *j, struct buf *b)
+{
+    uint8_t *over;
+
+    j->leave_flags = b->p;
+    e_store(b, RAX, GS_REG(0));
+    flags_out(b);
+    over = e_jump_later(b, J_ALWAYS);
+    j->leave = b->p;
+    e_store(b, RAX, GS_REG(0));
+    e_patch(over, b->p);
+    store_all_but_rax(b);
+    e_store(b, T0, GS(block_rip));
+    e_store(b, T0, GS(rip));
+    e_mov_rr(b, RAX, T1);
+    epilogue(b);
+    j->miss = b->p;
+    e_mov_ri(b, T1, 0);
+    e_jump(b, J_ALWAYS, j->leave);
+}
+
+/* Called with the number of a jit_meta in T1. cpu->arith holds the flags if anyone needs them. */
+static void make_op(struct jit *j, struct buf *b)
+{
+    uint8_t *out;
+
+    j->op = b->p;
+    e_store(b, RAX, GS_REG(0));
+    store_all_but_rax(b);
+    e_mov_ri(b, RDI, (uintptr_t)j->cpu);
+    e_rr(b, 0, 0x89, T1, RSI);
+    e_mov_ri(b, RAX, (uintptr_t)soft_jit_op);
+    add_rsp(b, -8);
+    e_rr(b, 0, 0xff, 2, RAX); /* call rax */
+    add_rsp(b, 8);
+    e_rr(b, 0, 0x85, RAX, RAX);
+    out = e_jump_later(b, J_NE);
+    flags_in(b);
+    load_all(b);
+    e1(b, 0xc3);
+    e_patch(out, b->p);
+    add_rsp(b, 8);
+    e_mov_ri(b, RAX, 0);
+    epilogue(b);
+}
+
+void jit_make_stubs(struct jit *j)
+{
+    make_enter(j, &j->hot);
+    make_leave(j, &j->hot);
+    make_op(j, &j->hot);
+}
