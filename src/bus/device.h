@@ -49,6 +49,12 @@ struct board_ops {
     /* Writes to these bytes, a port's or of memory, only say what later accesses mean: the engine
      * may hold them back until any other access. From attach. NULL: it never does. */
     void (*defer)(struct board *b, bool port, uint64_t addr, unsigned size);
+    /* From now on guest writes that begin at `addr` add 1 to the eventfd `fd` instead of reaching
+     * the bus; `on` false ends it. False: not offered, they reach the bus. NULL: the same. */
+    bool (*bell)(struct board *b, uint64_t addr, int fd, bool on);
+    /* From now on whoever writes to the eventfd `fd` sends `msi`; NULL ends it, and what is in the
+     * eventfd waits for the next call. False: not offered. NULL: the same. */
+    bool (*msi_fd)(struct board *b, int fd, const struct msi *msi);
 };
 
 struct board {

@@ -7,6 +7,8 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
+#include <unistd.h>
 
 #define ENTRY_LEN    16
 #define ENTRY_MASKED 1u
@@ -51,6 +53,88 @@ static void msix_deliver(struct pci_function *f, unsigned v)
         board_msi(f->dev->board, &msi);
 }
 
+/* ---- eventfds ---- */
+
+/* A line is the engine's while nothing masks its vector. Otherwise what is written to the eventfd
+ * stays there, as the pending bit, and the engine finds it when it gets the line back. */
+static void line_update_locked(struct pci_function *f, struct pci_msix_line *l)
+{
+    struct board *b = f->dev->board;
+    const struct msix_entry *e = &f->msix[l->vector];
+    struct msi msi = {.address = e->address, .data = e->data};
+    bool live = f->msix_on && !f->msix_masked && !(e->control & ENTRY_MASKED);
+
+    if (live == l->on && (!live || (msi.address == l->msi.address && msi.data == l->msi.data)))
+        return;
+    l->msi = msi;
+    l->on = b->ops->msi_fd(b, l->fd, live ? &msi : NULL) && live;
+}
+
+static void lines_update(struct pci_function *f)
+{
+    pthread_mutex_lock(&f->msix_lock);
+    list_for(at, &f->msix_lines)
+        line_update_locked(f, container_of(at, struct pci_msix_line, link));
+    pthread_mutex_unlock(&f->msix_lock);
+}
+
+bool pci_msix_bind(struct pci_function *f, struct pci_msix_line *l)
+{
+    struct board *b = f->dev->board;
+
+    if (!f->root || l->vector >= f->msix_count || !b->ops->msi_fd ||
+        !b->ops->msi_fd(b, l->fd, NULL))
+        return false;
+    pthread_mutex_lock(&f->msix_lock);
+    list_add(&f->msix_lines, &l->link);
+    line_update_locked(f, l);
+    pthread_mutex_unlock(&f->msix_lock);
+    return true;
+}
+
+void pci_msix_unbind(struct pci_function *f, struct pci_msix_line *l)
+{
+    struct board *b = f->dev->board;
+    uint64_t count;
+
+    if (!l->link.next)
+        return;
+    pthread_mutex_lock(&f->msix_lock);
+    list_remove(&l->link);
+    if (l->on)
+        b->ops->msi_fd(b, l->fd, NULL);
+    l->on = false;
+    l->link.next = NULL;
+    pthread_mutex_unlock(&f->msix_lock);
+    if (read(l->fd, &count, sizeof count) ==
+        sizeof count) /* waited in it: now in the pending bit */
+        pci_msix_fire(f, l->vector);
+}
+
+/* What waits in an eventfd shows in the pending bits, where drivers that poll look for it. */
+static bool line_waits(const struct pci_msix_line *l)
+{
+    struct pollfd p = {.fd = l->fd, .events = POLLIN};
+
+    return !l->on && poll(&p, 1, 0) > 0;
+}
+
+static uint64_t lines_pending_locked(struct pci_function *f, unsigned word)
+{
+    uint64_t bits = 0;
+
+    list_for(at, &f->msix_lines)
+    {
+        const struct pci_msix_line *l = container_of(at, struct pci_msix_line, link);
+
+        if (l->vector / 64 == word && line_waits(l))
+            bits |= BIT(l->vector % 64);
+    }
+    return bits;
+}
+
+/* ---- firing ---- */
+
 void pci_msix_fire(struct pci_function *f, uint16_t vector)
 {
     if (vector >= f->msix_count)
@@ -84,6 +168,7 @@ void msix_control_update(struct pci_function *f)
     pthread_mutex_unlock(&f->msix_lock);
     for (unsigned v = 0; v < f->msix_count; v++)
         msix_deliver(f, v);
+    lines_update(f);
 }
 
 void msix_reset(struct pci_function *f)
@@ -138,14 +223,16 @@ static void table_write(struct pci_function *f, uint64_t offset, uint64_t value,
     e->control = le32(bytes + 12) & ENTRY_MASKED;
     pthread_mutex_unlock(&f->msix_lock);
     msix_deliver(f, (unsigned)(offset / ENTRY_LEN));
+    lines_update(f);
 }
 
 static uint64_t pba_read(struct pci_function *f, uint64_t offset, unsigned size)
 {
-    uint64_t value = 0;
+    uint64_t value = 0, word;
 
     pthread_mutex_lock(&f->msix_lock);
-    memcpy(&value, (const uint8_t *)f->msix_pending + offset, size);
+    word = f->msix_pending[offset / 8] | lines_pending_locked(f, (unsigned)(offset / 8));
+    memcpy(&value, (const uint8_t *)&word + offset % 8, size); /* aligned: within the word */
     pthread_mutex_unlock(&f->msix_lock);
     return value;
 }

@@ -139,22 +139,66 @@ static bool bar_address(const struct pci_function *f, unsigned n, uint64_t *base
     return bar->is64 ? bar->size <= -*base && *base < BIT(52) : *base + bar->size < 1ULL << 32;
 }
 
+/* Takes a bell off the engine, or puts it where its BAR stands now. */
+static void bell_update_locked(struct pci_root *root, struct pci_function *f, struct pci_bell *bell)
+{
+    struct board *b = root->board;
+
+    if (bell->on)
+        b->ops->bell(b, bell->at, bell->fd, false);
+    bell->at = bar_region(f, f->bell_bar)->base + bell->offset;
+    bell->on = f->bar[f->bell_bar].mapped && bell->fd >= 0 && b->ops->bell &&
+               b->ops->bell(b, bell->at, bell->fd, true);
+}
+
+static void bells_update_locked(struct pci_root *root, struct pci_function *f, unsigned bar)
+{
+    for (unsigned n = 0; bar == f->bell_bar && n < f->bell_count; n++)
+        bell_update_locked(root, f, &f->bell[n]);
+}
+
+void pci_bell_set(struct pci_function *f, unsigned n, uint32_t offset, int fd)
+{
+    struct pci_root *root = f->root;
+    struct pci_bell *bell = &f->bell[n];
+
+    assert(n < PCI_BELLS_MAX);
+    if (!root)
+        return;
+    pthread_mutex_lock(&root->lock);
+    for (; f->bell_count <= n; f->bell_count++)
+        f->bell[f->bell_count].fd = -1;
+    if (bell->on)
+        root->board->ops->bell(root->board, bell->at, bell->fd, false);
+    bell->on = false;
+    bell->fd = fd;
+    bell->offset = offset;
+    bell_update_locked(root, f, bell);
+    pthread_mutex_unlock(&root->lock);
+}
+
 static void bars_map_locked(struct pci_root *root, struct pci_function *f)
 {
     for (unsigned n = 0; n < PCI_BARS; n++) {
         struct pci_bar *bar = &f->bar[n];
         struct err err;
 
-        if (bar->wanted && !bar->mapped)
-            bar->mapped = bus_add(bar_bus(root, bar), bar_region(f, n), &err);
+        if (!bar->wanted || bar->mapped)
+            continue;
+        bar->mapped = bus_add(bar_bus(root, bar), bar_region(f, n), &err);
+        bells_update_locked(root, f, n);
     }
 }
 
 static void bar_unmap_locked(struct pci_root *root, struct pci_function *f, unsigned n)
 {
-    if (f->bar[n].mapped)
-        bus_remove(bar_bus(root, &f->bar[n]), bar_region(f, n));
+    bool mapped = f->bar[n].mapped;
+
     f->bar[n].mapped = f->bar[n].wanted = false;
+    if (!mapped)
+        return;
+    bells_update_locked(root, f, n);
+    bus_remove(bar_bus(root, &f->bar[n]), bar_region(f, n));
 }
 
 /* Moves f's BARs to where its config bytes say, then tries all that found no place so far. */
@@ -315,6 +359,7 @@ bool pci_attach(struct board *board, struct pci_function *f, int devfn, struct e
     }
     memcpy(f->initial, f->config, sizeof f->initial);
     pthread_mutex_init(&f->msix_lock, NULL);
+    list_init(&f->msix_lines);
     f->devfn = (uint8_t)devfn;
     f->root = root;
     root->slot[devfn] = f;

@@ -16,6 +16,7 @@
 #define PCI_BARS       6
 #define PCI_CONFIG_LEN 4096
 #define PCI_MSIX_MAX   128
+#define PCI_BELLS_MAX  66
 #define PCI_PIRQS      8 /* PIRQA-H, on GSI 16-23 */
 #define PCI_PIRQ_GSI   16
 
@@ -53,6 +54,23 @@ struct pci_bar {
     bool wanted, mapped; /* the root's */
 };
 
+/* A register whose writes an engine may turn into writes to an eventfd. */
+struct pci_bell {
+    int fd;          /* -1: none */
+    uint32_t offset; /* in the BAR */
+    bool on;         /* at `at`, by the engine; else writes reach the BAR's region */
+    uint64_t at;
+};
+
+/* A non-blocking eventfd by which others (a vhost back end) fire a vector. */
+struct pci_msix_line {
+    struct list link;
+    int fd; /* the owner's */
+    uint16_t vector;
+    bool on; /* the engine turns writes into messages; else what is written waits */
+    struct msi msi;
+};
+
 struct pci_function {
     struct device *dev; /* the owner */
     uint8_t devfn, bus;
@@ -76,11 +94,15 @@ struct pci_function {
     } msix[PCI_MSIX_MAX];
     uint64_t msix_pending[PCI_MSIX_MAX / 64];
     bool msix_on, msix_masked; /* copy of the control register, under msix_lock */
+    struct list msix_lines;    /* under msix_lock */
     struct region msix_region; /* stands on the bus for BAR msix_bar */
     pthread_mutex_t msix_lock; /* inside the device's lock */
     bool intx_level; /* what the device asks for, under the root's lock as are both below */
     bool intx_off, intx_driven; /* command bit 10; what the PIRQ line sees */
     struct pci_root *root;      /* NULL: not attached */
+    uint8_t bell_bar;
+    uint16_t bell_count; /* bells that were ever set; under the root's lock */
+    struct pci_bell bell[PCI_BELLS_MAX];
 };
 
 struct pci_root; /* bus/pci.c; the host bridge device owns it */
@@ -117,6 +139,17 @@ void pci_function_reset(struct pci_function *f);
 /* Call from device_type.restored: refuses changed read-only bits, then rebuilds BAR mappings, MSI-X
  * and INTx from the restored state. Takes the device's lock. */
 bool pci_function_restored(struct pci_function *f, struct err *err);
+
+/* Bell `n` of f->bell_bar: while the BAR is mapped, writes to the register at `offset` signal `fd`,
+ * if the engine offers that; -1 takes it away, before the eventfd is closed. Any thread, attached.
+ */
+void pci_bell_set(struct pci_function *f, unsigned n, uint32_t offset, int fd);
+
+/* Each write to line->fd is one pci_msix_fire, without us; masked vectors wait. False: the engine
+ * offers no such thing, so the owner reads the eventfd itself. `line` stays the caller's, zeroed
+ * but for fd and vector, and in use until it is unbound. Any thread. */
+bool pci_msix_bind(struct pci_function *f, struct pci_msix_line *line);
+void pci_msix_unbind(struct pci_function *f, struct pci_msix_line *line); /* idempotent */
 
 bool pci_msix_enabled(struct pci_function *f);
 void pci_msix_fire(struct pci_function *f,

@@ -4,6 +4,8 @@
 #include "tap.h"
 
 #include <errno.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 struct card {
     struct device dev;
@@ -85,7 +87,40 @@ static void test_msi(struct board *b, const struct msi *msi)
     msis++;
 }
 
-static const struct board_ops ops = {.irq = test_irq, .msi = test_msi};
+/* What an engine would have: bells by address, eventfds by descriptor. */
+static struct {
+    uint64_t addr;
+    int fd;
+} bell[4];
+static unsigned bells, bells_max = 4;
+static int sender = -1; /* the one eventfd that sends */
+static struct msi sent;
+
+static bool test_bell(struct board *b, uint64_t addr, int fd, bool on)
+{
+    if (on && bells < bells_max) {
+        bell[bells].addr = addr;
+        bell[bells++].fd = fd;
+        return true;
+    }
+    for (unsigned i = 0; !on && i < bells; i++)
+        if (bell[i].addr == addr && bell[i].fd == fd) {
+            bell[i] = bell[--bells];
+            return true;
+        }
+    return false;
+}
+
+static bool test_msi_fd(struct board *b, int fd, const struct msi *msi)
+{
+    sender = msi ? fd : -1;
+    if (msi)
+        sent = *msi;
+    return true;
+}
+
+static const struct board_ops ops = {
+    .irq = test_irq, .msi = test_msi, .bell = test_bell, .msi_fd = test_msi_fd};
 static struct board board;
 static struct bus mmio, pio;
 static struct card *card[3]; /* slots 1, 2 and, sharing the first's line, 5 */
@@ -207,6 +242,73 @@ static void test_msix(void)
        "other offsets belong to the device");
 }
 
+static bool one_bell(uint64_t addr, int fd)
+{
+    return bells == 1 && bell[0].addr == addr && bell[0].fd == fd;
+}
+
+static void test_bells(void)
+{
+    struct pci_function *f = &card[0]->pci;
+    uint32_t bar = rd(1, 0x20, 4);
+
+    f->bell_bar = 4;
+    pci_bell_set(f, 3, 0x10, 77);
+    ok(one_bell(bar + 0x10, 77), "a bell hangs in its BAR");
+    wr(1, 0x20, bar + 0x100000, 4);
+    ok(one_bell(bar + 0x100010, 77), "moves with it");
+    wr(1, PCI_COMMAND, 1, 2);
+    ok(bells == 0, "is gone while memory is not decoded");
+    wr(1, PCI_COMMAND, 3, 2);
+    ok(one_bell(bar + 0x100010, 77), "and comes back");
+    bells_max = 1;
+    pci_bell_set(f, 0, 0x20, 78);
+    ok(one_bell(bar + 0x100010, 77) && !f->bell[0].on, "an engine may have no room for another");
+    pci_bell_set(f, 0, 0, -1);
+    pci_bell_set(f, 3, 0, -1);
+    ok(bells == 0, "taken off");
+    pci_bell_set(f, 3, 0x10, 77); /* for the reset that follows */
+    wr(1, 0x20, bar, 4);
+    ok(one_bell(bar + 0x10, 77), "and put up again");
+}
+
+static void test_lines(void)
+{
+    struct pci_function *f = &card[0]->pci;
+    struct pci_msix_line l = {.fd = eventfd(0, EFD_NONBLOCK), .vector = 70}, again;
+    uint64_t bar = rd(1, 0x20, 4), one = 1;
+
+    ok(!pci_msix_bind(f, &l), "an eventfd for a vector that is not there is refused");
+    l.vector = 1;
+    bus_write(&mmio, bar + 0x101c, 1, 4);
+    msis = 0;
+    ok(pci_msix_bind(f, &l) && sender == -1, "bound to a masked vector, it sends nothing");
+    (void)!write(l.fd, &one, sizeof one);
+    ok(bus_read(&mmio, bar + 0x2000, 8) == 2, "but its vector is pending");
+    bus_write(&mmio, bar + 0x101c, 0, 4);
+    ok(sender == l.fd && sent.data == 0x55667788 && l.on, "unmasked, the engine has it");
+    bus_write(&mmio, bar + 0x1018, 0x4042, 4);
+    ok(sender == l.fd && sent.data == 0x4042, "and hears of another message");
+    wr(1, 0x52, 0xc000, 2);
+    ok(sender == -1 && !l.on, "the function mask takes it back");
+    wr(1, 0x52, 0, 2);
+    wr(1, 0x52, 0x8000, 2);
+    ok(sender == l.fd, "and MSI-X on gives it");
+    bus_write(&mmio, bar + 0x101c, 1, 4);
+    pci_msix_unbind(f, &l);
+    pci_msix_unbind(f, &l);
+    ok(sender == -1 && bus_read(&mmio, bar + 0x2000, 8) == 2 && read(l.fd, &one, 8) < 0,
+       "unbound: what waited is pending");
+    bus_write(&mmio, bar + 0x101c, 0, 4);
+    ok(msis == 1 && last_msi.data == 0x4042, "and sent when unmasked");
+    again = (struct pci_msix_line){.fd = l.fd, .vector = 1};
+    pci_msix_bind(f, &again);
+    card_reset(&card[0]->dev);
+    ok(sender == -1, "a reset takes it back too");
+    pci_msix_unbind(f, &again);
+    close(l.fd);
+}
+
 static void test_state(void)
 {
     struct stream s = {0}, t = {0};
@@ -217,7 +319,7 @@ static void test_state(void)
     pci_intx(&card[0]->pci, true);
     field_save(card_state, card[0], &s, &err);
     board_reset(&board);
-    ok(mmio.count == 0 && line[21] == 0 && !pci_msix_enabled(&card[0]->pci) &&
+    ok(mmio.count == 0 && bells == 0 && line[21] == 0 && !pci_msix_enabled(&card[0]->pci) &&
            card[0]->pci.msix[1].control == 1 && rd(1, 0x10, 4) == 0xc,
        "reset gives power-on state");
     s.at = 0;
@@ -285,7 +387,9 @@ int main(void)
     test_bars();
     test_intx();
     test_msix();
+    test_bells();
     test_state();
+    test_lines();
     test_slots();
     board_close(&board);
     ok(mmio.count == 0 && pio.count == 0, "nothing left on the buses");

@@ -64,6 +64,9 @@ struct engine_ops {
     void (*route)(struct vm *vm, unsigned pin, const struct msi *msi);
     /* As board_ops.defer; NULL: never late. Before vCPUs run. */
     void (*defer)(struct vm *vm, bool port, uint64_t addr, unsigned size);
+    /* As board_ops.bell and board_ops.msi_fd; any thread. NULL: not offered. */
+    bool (*bell)(struct vm *vm, uint64_t addr, int fd, bool on);
+    bool (*msi_fd)(struct vm *vm, int fd, const struct msi *msi);
     /* The 8259 pair's output, to LINT0 of vCPU 0; any thread. */
     void (*intr)(struct vm *vm, bool level);
     void (*nmi)(struct vcpu *cpu);

@@ -118,6 +118,20 @@ static void on_defer(struct board *b, bool port, uint64_t addr, unsigned size)
         m->vm.engine->defer(&m->vm, port, addr, size);
 }
 
+static bool on_bell(struct board *b, uint64_t addr, int fd, bool on)
+{
+    struct machine *m = container_of(b, struct machine, board);
+
+    return m->vm.engine->bell && m->vm.engine->bell(&m->vm, addr, fd, on);
+}
+
+static bool on_msi_fd(struct board *b, int fd, const struct msi *msi)
+{
+    struct machine *m = container_of(b, struct machine, board);
+
+    return m->vm.engine->msi_fd && m->vm.engine->msi_fd(&m->vm, fd, msi);
+}
+
 static const struct board_ops board_ops = {
     .irq = on_irq,
     .msi = on_msi,
@@ -125,6 +139,8 @@ static const struct board_ops board_ops = {
     .intr = on_intr,
     .route = on_route,
     .defer = on_defer,
+    .bell = on_bell,
+    .msi_fd = on_msi_fd,
 };
 
 /* ---- the main thread ---- */

@@ -226,18 +226,37 @@ static const uint32_t allowed_ioctls[] = {
     0x127f,     /* BLKZEROOUT */
 };
 
-/* A machine on KVM: running, interrupts, dirty pages, and the state of vCPUs for pause and reset.
- */
+/* A machine on KVM: running, interrupts, eventfds of queues as their drivers come and go, dirty
+ * pages, and the state of vCPUs for pause and reset. */
 static const unsigned long kvm_ioctls[] = {
-    KVM_RUN,           KVM_INTERRUPT,       KVM_SIGNAL_MSI,
-    KVM_NMI,           KVM_SET_GSI_ROUTING, KVM_SET_USER_MEMORY_REGION,
-    KVM_GET_DIRTY_LOG, KVM_GET_REGS,        KVM_SET_REGS,
-    KVM_GET_SREGS,     KVM_GET_SREGS2,      KVM_SET_SREGS2,
-    KVM_GET_XSAVE,     KVM_SET_XSAVE,       KVM_GET_XCRS,
-    KVM_SET_XCRS,      KVM_GET_DEBUGREGS,   KVM_SET_DEBUGREGS,
-    KVM_GET_LAPIC,     KVM_SET_LAPIC,       KVM_GET_MSRS,
-    KVM_SET_MSRS,      KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS,
-    KVM_GET_MP_STATE,  KVM_SET_MP_STATE,
+    KVM_RUN,
+    KVM_INTERRUPT,
+    KVM_SIGNAL_MSI,
+    KVM_NMI,
+    KVM_SET_GSI_ROUTING,
+    KVM_SET_USER_MEMORY_REGION,
+    KVM_IRQFD,
+    KVM_IOEVENTFD,
+    KVM_GET_DIRTY_LOG,
+    KVM_GET_REGS,
+    KVM_SET_REGS,
+    KVM_GET_SREGS,
+    KVM_GET_SREGS2,
+    KVM_SET_SREGS2,
+    KVM_GET_XSAVE,
+    KVM_SET_XSAVE,
+    KVM_GET_XCRS,
+    KVM_SET_XCRS,
+    KVM_GET_DEBUGREGS,
+    KVM_SET_DEBUGREGS,
+    KVM_GET_LAPIC,
+    KVM_SET_LAPIC,
+    KVM_GET_MSRS,
+    KVM_SET_MSRS,
+    KVM_GET_VCPU_EVENTS,
+    KVM_SET_VCPU_EVENTS,
+    KVM_GET_MP_STATE,
+    KVM_SET_MP_STATE,
 };
 
 static int allow_kvm(scmp_filter_ctx f)

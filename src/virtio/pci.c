@@ -325,7 +325,20 @@ static void transport_reset(struct virtio *v)
         pci_intx(&v->pci, false);
 }
 
-static const struct virtio_transport transport = {transport_interrupt, transport_reset};
+static void transport_bells(struct virtio *v, bool on)
+{
+    for (unsigned i = 0; i < v->queue_count; i++) {
+        struct pci_bell *bell = &v->pci.bell[i];
+        int fd = on && v->queue[i].q.live ? v->queue[i].kick.fd : -1;
+        bool has = i < v->pci.bell_count && bell->fd >= 0;
+
+        if (has != (fd >= 0))
+            pci_bell_set(&v->pci, i, NOTIFY_AT + i * NOTIFY_STEP, fd);
+    }
+}
+
+static const struct virtio_transport transport = {transport_interrupt, transport_reset,
+                                                  transport_bells};
 
 bool virtio_pci_attach(struct virtio *v, struct board *board, const struct virtio_ops *ops,
                        int devfn, struct err *err)
@@ -342,6 +355,7 @@ bool virtio_pci_attach(struct virtio *v, struct board *board, const struct virti
     f->bar[BAR].region =
         (struct region){.name = v->dev.id, .ops = &bar_ops, .dev = v, .lock = &v->dev.lock};
     pci_add_bar(f, BAR, BAR_LEN, true, true, false);
+    f->bell_bar = BAR;
     add_capabilities(v);
     pci_add_msix(f, (uint16_t)(v->queue_count + 1), BAR, TABLE_AT, PBA_AT);
     return pci_attach(board, f, devfn, err);

@@ -307,6 +307,12 @@ static bool queue_begin(struct virtio *v, struct virtio_queue *vq)
     return false;
 }
 
+static void bells(struct virtio *v, bool on)
+{
+    if (v->transport->bells)
+        v->transport->bells(v, on);
+}
+
 static void step_start(struct virtio *v)
 {
     struct err err;
@@ -319,12 +325,14 @@ static void step_start(struct virtio *v)
             queue_break(&v->queue[i].q, err.text);
         return;
     }
+    bells(v, true);
     for (unsigned i = 0; i < v->queue_count; i++)
         virtio_kick(v, i);
 }
 
 static void step_stop(struct virtio *v)
 {
+    bells(v, false);
     for (unsigned i = 0; i < v->queue_count; i++)
         v->queue[i].q.stopping = true;
     v->ops->stop(v);
@@ -345,8 +353,10 @@ static void virtio_sync(struct call *call)
         case STEP_START: step_start(v); break;
         case STEP_STOP: step_stop(v); break;
         case STEP_QUEUE_START:
-            if (queue_begin(v, &v->queue[i]))
+            if (queue_begin(v, &v->queue[i])) {
+                bells(v, true);
                 virtio_kick(v, i);
+            }
             break;
         case STEP_QUEUE_STOP:
             v->queue[i].q.stopping = true;

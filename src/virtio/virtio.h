@@ -62,6 +62,9 @@ struct virtio_transport {
     void (*interrupt)(struct virtio *v, uint16_t vector, uint8_t cause);
     /* The driver's view was reset; under the device's lock. */
     void (*reset)(struct virtio *v);
+    /* Notifications of live queues may go to kick.fd without us; or of none any more. May be NULL.
+     */
+    void (*bells)(struct virtio *v, bool on);
 };
 
 struct virtio_queue {

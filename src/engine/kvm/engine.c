@@ -2,7 +2,7 @@
 /* The KVM engine's entry points: opening the machine and its vCPUs, memory slots, interrupts.
  *
  *   MSI and IOAPIC messages   KVM_SIGNAL_MSI to the kernel's LAPICs
- *   level-triggered pins      known to the kernel by KVM_SET_GSI_ROUTING, so that their EOI exits
+ *   eventfds, pins, bells     route.c
  *   the PICs' output          a flag, looked at by vCPU 0 before it enters the guest (run.c) */
 #include "engine/kvm/kvm.h"
 #include "base/log.h"
@@ -160,6 +160,7 @@ static void engine_close(struct vm *vm)
         close(kvm->sys);
     pthread_mutex_destroy(&kvm->ring_lock);
     pthread_mutex_destroy(&kvm->lock);
+    free(kvm->line);
     free(kvm);
     vm->priv = NULL;
 }
@@ -273,50 +274,6 @@ static void engine_msi(struct vm *vm, const struct msi *msi)
     (void)ioctl(kvm_of(vm)->fd, KVM_SIGNAL_MSI, &m); /* a message to nobody vanishes */
 }
 
-static void send_routes_locked(struct kvm_vm *kvm)
-{
-    struct {
-        struct kvm_irq_routing head;
-        struct kvm_irq_routing_entry entry[KVM_PINS];
-    } table = {0};
-
-    for (unsigned pin = 0; pin < KVM_PINS; pin++) {
-        struct kvm_irq_routing_entry *e = &table.entry[table.head.nr];
-
-        if (!(kvm->level_pins & BIT(pin)))
-            continue;
-        e->gsi = pin;
-        e->type = KVM_IRQ_ROUTING_MSI;
-        e->u.msi.address_lo = (uint32_t)kvm->pin[pin].address;
-        e->u.msi.address_hi = (uint32_t)(kvm->pin[pin].address >> 32);
-        e->u.msi.data = kvm->pin[pin].data;
-        table.head.nr++;
-    }
-    if (ioctl(kvm->fd, KVM_SET_GSI_ROUTING, &table))
-        log_warn("KVM refuses the interrupt routes: %s", strerror(errno));
-}
-
-/* The kernel waits for all vCPUs to notice a new table, so only changes go there. */
-static void engine_route(struct vm *vm, unsigned pin, const struct msi *msi)
-{
-    struct kvm_vm *kvm = kvm_of(vm);
-    bool was;
-
-    if (pin >= KVM_PINS)
-        return;
-    pthread_mutex_lock(&kvm->lock);
-    was = kvm->level_pins & BIT(pin);
-    if (msi && (!was || memcmp(msi, &kvm->pin[pin], sizeof *msi))) {
-        kvm->pin[pin] = *msi;
-        kvm->level_pins |= (uint32_t)BIT(pin);
-        send_routes_locked(kvm);
-    } else if (!msi && was) {
-        kvm->level_pins &= ~(uint32_t)BIT(pin);
-        send_routes_locked(kvm);
-    }
-    pthread_mutex_unlock(&kvm->lock);
-}
-
 static void engine_intr(struct vm *vm, bool level)
 {
     bool before = atomic_exchange(&kvm_of(vm)->intr, level);
@@ -380,7 +337,9 @@ const struct engine_ops kvm_engine = {
     .sleep = engine_sleep,
     .kick = kvm_engine_kick,
     .msi = engine_msi,
-    .route = engine_route,
+    .route = kvm_engine_route,
+    .bell = kvm_engine_bell,
+    .msi_fd = kvm_engine_msi_fd,
     .defer = kvm_engine_defer,
     .intr = engine_intr,
     .nmi = engine_nmi,

@@ -10,6 +10,7 @@
 #include <signal.h>
 
 #define KVM_PINS        24      /* of the board's IOAPIC */
+#define KVM_LINES_MAX   1024    /* eventfds that send messages */
 #define KVM_KICK_SIGNAL SIGUSR1 /* its handler does nothing: it only makes KVM_RUN return */
 
 struct kvm_vm {
@@ -25,6 +26,11 @@ struct kvm_vm {
     pthread_mutex_t lock;      /* guards what follows */
     struct msi pin[KVM_PINS];
     uint32_t level_pins; /* a bit for each pin whose EOI we must hear of */
+    struct kvm_line {
+        int fd; /* -1: free */
+        struct msi msi;
+    } * line; /* GSI KVM_PINS + index */
+    unsigned line_count;
 };
 
 struct kvm_cpu {
@@ -54,6 +60,11 @@ void kvm_defer_open(struct vcpu *vcpu);
 void kvm_engine_defer(struct vm *vm, bool port, uint64_t addr, unsigned size);
 /* Does the writes that the kernel held back; after each KVM_RUN. */
 void kvm_defer_flush(struct vcpu *vcpu);
+
+/* ---- route.c ---- */
+void kvm_engine_route(struct vm *vm, unsigned pin, const struct msi *msi);
+bool kvm_engine_msi_fd(struct vm *vm, int fd, const struct msi *msi);
+bool kvm_engine_bell(struct vm *vm, uint64_t addr, int fd, bool on);
 
 /* ---- run.c ---- */
 enum vcpu_exit kvm_engine_run(struct vcpu *vcpu);

@@ -6,6 +6,7 @@
 #include "tap.h"
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 static struct vm vm;
@@ -143,20 +144,31 @@ static const uint8_t index_code[] = {0xb0, 1,    0xe6, 0x70, 0xfe, 0xc0, 0xe6, 0
                                      0xba, 0x02, 0x04, 0xb0, 7,    0xee, 0xf4};
 
 /* Goes on with other code. */
-static void run_code(struct vcpu_state *s, const uint8_t *bytes, size_t len)
+static void start_code(struct vcpu_state *s, const uint8_t *bytes, size_t len)
 {
     struct err err;
 
     atomic_store(&written, 0);
-    vcpu_state_reset(s, true, 0);
     s->seg[1].base = s->seg[1].sel = 0;
     s->rip = 0x1000;
-    if (mem_write(&mem, 0x1000, bytes, len) || !vm.engine->set(vm.cpu[0], s, &err))
-        return;
-    vm_resume(&vm);
-    for (unsigned i = 0; i < 2000 && !atomic_load(&written); i++)
+    if (!mem_write(&mem, 0x1000, bytes, len) && vm.engine->set(vm.cpu[0], s, &err))
+        vm_resume(&vm);
+}
+
+/* Until the guest writes to port 0x402, then pauses; what it wrote. */
+static unsigned wait_code(void)
+{
+    for (unsigned i = 0; i < 5000 && !atomic_load(&written); i++)
         usleep(1000);
     vm_pause(&vm);
+    return atomic_load(&written);
+}
+
+static unsigned run_code(struct vcpu_state *s, const uint8_t *bytes, size_t len)
+{
+    vcpu_state_reset(s, true, 0);
+    start_code(s, bytes, len);
+    return wait_code();
 }
 
 static uint64_t counted(enum vcpu_count what)
@@ -179,6 +191,75 @@ static void test_deferred(struct vcpu_state *s)
        "and cost no exit: %llu of 2 were deferred", (unsigned long long)late);
 }
 
+/* mov ax, 0xffff; mov ds, ax; mov [0x10], al; mov [0x14], ax; mov dx, 0x402; mov al, 3; out dx, al;
+ * hlt: two writes from 0x100000, where there is no memory */
+static const uint8_t bell_code[] = {0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xa2, 0x10, 0x00, 0xa3,
+                                    0x14, 0x00, 0xba, 0x02, 0x04, 0xb0, 3,    0xee, 0xf4};
+
+static void test_bells(struct vcpu_state *s)
+{
+    int fd = eventfd(0, EFD_NONBLOCK);
+    uint64_t count = 0, exits = counted(COUNT_MMIO);
+
+    ok(vm.engine->bell(&vm, MiB, fd, true), "a bell is put up");
+    ok(run_code(s, bell_code, sizeof bell_code) == 3 && read(fd, &count, 8) == 8 && count == 1 &&
+           counted(COUNT_MMIO) - exits == 1,
+       "a write there rings it without an exit, one beside it comes to us");
+    ok(vm.engine->bell(&vm, MiB, fd, false) && run_code(s, bell_code, sizeof bell_code) == 3 &&
+           read(fd, &count, 8) < 0 && counted(COUNT_MMIO) - exits == 3,
+       "taken off, it rings no more");
+    close(fd);
+}
+
+/* sti; hlt; jmp -3 */
+static const uint8_t sleeper[] = {0xfb, 0xf4, 0xeb, 0xfd};
+/* The handlers of vectors 0x40 and 0x41: mov dx, 0x402; mov al, 5 or 6; out dx, al; hlt */
+static const uint8_t handler[] = {0xba, 0x02, 0x04, 0xb0, 5, 0xee, 0xf4,
+                                  0xba, 0x02, 0x04, 0xb0, 6, 0xee, 0xf4};
+
+/* A sleeping guest with its LAPIC on; what the interrupt that `fd` then sends makes it write. */
+static unsigned interrupted(struct vcpu_state *s, int fd)
+{
+    const uint16_t ivt[] = {0x2000, 0, 0x2007, 0};
+    uint64_t one = 1;
+
+    vcpu_state_reset(s, true, 0);
+    put_le32(s->lapic.regs + 0xf0, 0x1ff);
+    if (mem_write(&mem, 0x100, ivt, sizeof ivt) || mem_write(&mem, 0x2000, handler, sizeof handler))
+        return 0;
+    start_code(s, sleeper, sizeof sleeper);
+    if (fd >= 0)
+        (void)!write(fd, &one, sizeof one);
+    return wait_code();
+}
+
+static void test_lines(struct vcpu_state *s)
+{
+    struct msi msi = {.address = 0xfee00000, .data = 0x40};
+    int fd = eventfd(0, EFD_NONBLOCK), other = eventfd(0, EFD_NONBLOCK);
+    uint64_t count;
+
+    ok(vm.engine->msi_fd(&vm, fd, &msi), "an eventfd gets a message");
+    ok(interrupted(s, fd) == 5, "a write to it interrupts the guest");
+    msi.data = 0x41;
+    ok(vm.engine->msi_fd(&vm, fd, &msi) && interrupted(s, fd) == 6, "the message may change");
+    msi.data = 0x40;
+    ok(vm.engine->msi_fd(&vm, other, &msi) && interrupted(s, other) == 5 && interrupted(s, fd) == 6,
+       "two have their own");
+    ok(vm.engine->msi_fd(&vm, fd, NULL) && write(fd, &(uint64_t){1}, 8) == 8 &&
+           read(fd, &count, 8) == 8,
+       "without a message, what is written stays in it");
+    (void)!write(fd, &(uint64_t){1}, 8);
+    msi.data = 0x41;
+    vcpu_state_reset(s, true, 0);
+    put_le32(s->lapic.regs + 0xf0, 0x1ff);
+    start_code(s, sleeper, sizeof sleeper);
+    ok(vm.engine->msi_fd(&vm, fd, &msi) && wait_code() == 6, "and is sent when it gets one");
+    vm.engine->msi_fd(&vm, other, NULL);
+    close(fd); /* still bound: the engine's end must not mind */
+    close(other);
+}
+
 int main(void)
 {
     struct vcpu_state *a = calloc(2, sizeof *a);
@@ -192,6 +273,8 @@ int main(void)
         test_state(a, a + 1);
         test_run(a);
         test_deferred(a);
+        test_bells(a);
+        test_lines(a);
         vm_close(&vm);
         mem_close(&mem);
         bus_close(&mmio);
