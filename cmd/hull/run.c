@@ -89,11 +89,9 @@ static bool use_boot_folder(struct config *c, struct err *err)
 static bool check_words(const struct config *c, struct err *err)
 {
     struct net_config net;
-    struct cpu_model *model = cpu_model_new(c->cpu, err);
 
-    if (!model)
+    if (!cpu_model_check(c->cpu, err))
         return err_wrap(err, "--cpu %s", c->cpu);
-    cpu_model_free(model);
     for (unsigned i = 0; i < c->net_count; i++)
         if (!net_config_parse(&net, c->net[i].text, err))
             return false;

@@ -46,10 +46,13 @@ struct vm_events { /* calls upward, from vCPU threads; all return at once */
     int (*pic_ack)(struct vm *vm); /* INTA cycle: vector from the 8259 pair, -1: none */
 };
 
-struct cpu_model; /* engine/x86/model.h: what CPUID and MSRs say */
+/* engine/x86/model.h: what CPUID and MSRs say, and what an engine can make them say here */
+struct cpu_model;
+struct cpu_offer;
 
 struct engine_ops {
-    const char *name; /* "kvm", "soft" */
+    const char *name;                                        /* "kvm", "soft" */
+    bool (*offer)(struct cpu_offer *offer, struct err *err); /* before open, on no machine */
     bool (*open)(struct vm *vm, struct err *err);
     void (*close)(struct vm *vm);
     bool (*vcpu_open)(struct vcpu *cpu, struct err *err); /* in power-on state; cpu 0 runnable */

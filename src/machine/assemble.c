@@ -71,11 +71,12 @@ static bool add_memory(struct machine *m, struct err *err)
 static bool add_cpus(struct machine *m, struct err *err)
 {
     struct engine_choice choice;
+    struct cpu_offer offer;
 
-    if (!cpu_model_parse(&m->model, m->config.cpu, err))
-        return err_wrap(err, "--cpu %s", m->config.cpu);
-    if (!engine_choose(m->config.engine, &choice, err))
+    if (!engine_choose(m->config.engine, &choice, err) || !choice.ops->offer(&offer, err))
         return false;
+    if (!cpu_model_make(&m->model, m->config.cpu, &offer, err))
+        return err_wrap(err, "--cpu %s", m->config.cpu);
     log_info("engine %s: %s", choice.ops->name, choice.reason);
     m->vm.mem = &m->mem;
     m->vm.mmio = &m->mmio;

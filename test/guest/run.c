@@ -135,6 +135,7 @@ static bool set_entry(uint32_t entry, struct err *err)
 static bool assemble(const char *engine, const char *model, unsigned cpus, struct err *err)
 {
     struct engine_choice choice;
+    struct cpu_offer offer;
 
     pthread_mutex_init(&run.lock, NULL);
     pthread_cond_init(&run.ended, NULL);
@@ -149,7 +150,8 @@ static bool assemble(const char *engine, const char *model, unsigned cpus, struc
     run.vm.mmio = &run.mmio;
     run.vm.pio = &run.pio;
     run.vm.model = &run.model;
-    return engine_choose(engine, &choice, err) && cpu_model_parse(&run.model, model, err) &&
+    return engine_choose(engine, &choice, err) && choice.ops->offer(&offer, err) &&
+           cpu_model_make(&run.model, model, &offer, err) &&
            mem_add(&run.mem, "ram", 0, RAM_SIZE, false, err) &&
            bus_add(&run.pio, &run.debug, err) && bus_add(&run.pio, &run.exit, err) &&
            vm_open(&run.vm, choice.ops, cpus, err);

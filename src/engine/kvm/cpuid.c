@@ -1,26 +1,18 @@
 /* SPDX-License-Identifier: MIT */
-/* CPUID under KVM: the same table as the soft engine's, less what this host's KVM cannot do.
+/* CPUID under KVM: the same table as the soft engine's.
  *
- *   vm->model, KVM_GET_SUPPORTED_CPUID -> kvm->model -> cpu_model_cpuid -> KVM_SET_CPUID2 */
+ *   KVM_GET_SUPPORTED_CPUID, _HV_CPUID -> cpu_offer -> cpu_model_make (the machine's) -> vm->model
+ *   vm->model -> kvm->model -> cpu_model_cpuid -> KVM_SET_CPUID2 */
 #include "engine/kvm/kvm.h"
-#include "base/log.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #define ENTRIES_MAX 256
 
-static const struct {
-    const char *name;
-    uint32_t leaf;
-    uint8_t sub, reg, bit;
-} feature_bit[X86_F_COUNT] = {
-#define X(name, text, leaf, sub, reg, bit, how) [X86_F_##name] = {text, leaf, sub, X86_##reg, bit},
-    X86_FEATURES(X)
-#undef X
-};
-
-static struct kvm_cpuid2 *supported(int sys, struct err *err)
+/* NULL: see err. The caller frees it. */
+static struct kvm_cpuid2 *ask(int sys, unsigned long request, struct err *err)
 {
     struct kvm_cpuid2 *c = calloc(1, sizeof *c + ENTRIES_MAX * sizeof c->entries[0]);
 
@@ -29,7 +21,7 @@ static struct kvm_cpuid2 *supported(int sys, struct err *err)
         return NULL;
     }
     c->nent = ENTRIES_MAX;
-    if (!ioctl(sys, KVM_GET_SUPPORTED_CPUID, c))
+    if (!ioctl(sys, request, c))
         return c;
     err_set(err, errno, "KVM does not say what CPUID it can do: %s", strerror(errno));
     free(c);
@@ -48,64 +40,92 @@ static uint32_t supported_reg(const struct kvm_cpuid2 *c, uint32_t leaf, uint32_
     return 0;
 }
 
-/* Two bits are KVM's to offer without listing them. */
-static bool offered(int sys, const struct kvm_cpuid2 *c, unsigned f)
+/* Two bits are KVM's to offer without listing them; nested virtualization only who asks gets. */
+static uint8_t offers(int sys, const struct kvm_cpuid2 *c, unsigned f)
 {
+    const struct cpuid_bit *b = &cpuid_bit[f];
+
     if (f == X86_F_HYPERVISOR)
-        return true;
+        return CPU_OFFERS;
     if (f == X86_F_TSC_DEADLINE)
-        return ioctl(sys, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
-    return supported_reg(c, feature_bit[f].leaf, feature_bit[f].sub, feature_bit[f].reg) >>
-               feature_bit[f].bit &
-           1;
+        return ioctl(sys, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0 ? CPU_OFFERS
+                                                                               : CPU_LACKS;
+    if (!(supported_reg(c, b->leaf, b->sub, b->reg) >> b->bit & 1))
+        return CPU_LACKS;
+    return f == X86_F_VMX || f == X86_F_SVM ? CPU_ON_REQUEST : CPU_OFFERS;
 }
 
-static void drop_features(struct kvm_vm *kvm, const struct kvm_cpuid2 *c)
+/* What KVM does in the kernel, without exits that would need an answer from us. */
+static void offer_hyperv(int sys, struct cpu_hyperv *hv)
 {
-    char missing[200] = "";
-    size_t len = 0;
+    const uint32_t access = 1 /* run time */ | HV_ACCESS_REF_COUNT | HV_ACCESS_SYNIC |
+                            HV_ACCESS_STIMER | HV_ACCESS_APIC | HV_ACCESS_HYPERCALL |
+                            HV_ACCESS_VP_INDEX | HV_ACCESS_REF_TSC | HV_ACCESS_FREQUENCY;
+    struct kvm_cpuid2 *c = NULL;
+    struct err err;
 
-    for (unsigned f = X86_F_BASE + 1; f < X86_F_COUNT; f++) {
-        if (!kvm->model.feature[f] || offered(kvm->sys, c, f))
-            continue;
-        kvm->model.feature[f] = 0;
-        if (len < sizeof missing)
-            len +=
-                (size_t)snprintf(missing + len, sizeof missing - len, " %s", feature_bit[f].name);
-    }
-    if (missing[0])
-        log_info("cpu model %s: this host's KVM has no%s", kvm->model.name, missing);
+    if (ioctl(sys, KVM_CHECK_EXTENSION, KVM_CAP_SYS_HYPERV_CPUID) > 0 &&
+        ioctl(sys, KVM_CHECK_EXTENSION, KVM_CAP_HYPERV_SYNIC2) > 0)
+        c = ask(sys, KVM_GET_SUPPORTED_HV_CPUID, &err);
+    if (!c)
+        return;
+    hv->access = supported_reg(c, 0x40000003, 0, X86_EAX) & access;
+    hv->misc =
+        supported_reg(c, 0x40000003, 0, X86_EDX) & (HV_MISC_FREQUENCY | HV_MISC_STIMER_DIRECT);
+    hv->advice = supported_reg(c, 0x40000004, 0, X86_EAX) &
+                 (HV_ADVICE_TLB_FLUSH | HV_ADVICE_APIC | HV_ADVICE_RELAXED | HV_ADVICE_IPI |
+                  HV_ADVICE_MORE_CPUS);
+    hv->spins = supported_reg(c, 0x40000004, 0, X86_EBX);
+    free(c);
 }
 
-bool kvm_model_open(struct vm *vm, struct err *err)
+bool kvm_offer(int sys, struct cpu_offer *offer, struct err *err)
 {
-    struct kvm_vm *kvm = kvm_of(vm);
-    struct kvm_cpuid2 *c = supported(kvm->sys, err);
+    struct kvm_cpuid2 *c = ask(sys, KVM_GET_SUPPORTED_CPUID, err);
     uint32_t phys_bits;
 
     if (!c)
         return false;
-    kvm->model = *vm->model;
-    drop_features(kvm, c);
-    kvm->model.xcr0_mask &= supported_reg(c, 0xd, 0, X86_EAX);
-    if (!kvm->model.feature[X86_F_XSAVE])
-        kvm->model.xcr0_mask = 0;
+    *offer = (struct cpu_offer){.who = "this host's KVM", .phys_bits = X86_PHYS_BITS};
+    host_identity(offer->vendor, &offer->signature, offer->brand);
+    for (unsigned f = X86_F_BASE + 1; f < X86_F_COUNT; f++)
+        offer->feature[f] = offers(sys, c, f);
+    offer->xcr0_mask = supported_reg(c, 0xd, 0, X86_EAX) & 7;
     phys_bits = supported_reg(c, 0x80000008, 0, X86_EAX) & 0xff;
-    if (phys_bits && phys_bits < kvm->model.phys_bits)
-        kvm->model.phys_bits = (uint8_t)phys_bits;
+    if (phys_bits && phys_bits < offer->phys_bits)
+        offer->phys_bits = (uint8_t)phys_bits;
+    for (unsigned r = 0; r < 4; r++)
+        offer->svm[r] = supported_reg(c, 0x8000000a, 0, r);
+    offer_hyperv(sys, &offer->hv);
     free(c);
     return true;
 }
 
-static const struct {
-    uint32_t leaf, subs; /* subs: 0 if the sub-leaf does not matter */
-} leaves[] = {
-    {0, 0},          {1, 0},          {2, 0},          {4, 5},          {6, 0},
-    {7, 1},          {0xb, 3},        {0xd, 3},        {0x15, 0},       {0x16, 0},
-    {0x40000000, 0}, {0x40000001, 0}, {0x40000010, 0}, {0x80000000, 0}, {0x80000001, 0},
-    {0x80000002, 0}, {0x80000003, 0}, {0x80000004, 0}, {0x80000006, 0}, {0x80000007, 0},
-    {0x80000008, 0},
-};
+bool kvm_engine_offer(struct cpu_offer *offer, struct err *err)
+{
+    int sys = kvm_open_device(err);
+    bool done = sys >= 0 && kvm_offer(sys, offer, err);
+
+    if (sys >= 0)
+        close(sys);
+    return done;
+}
+
+/* The model was made from this KVM's offer, or comes with a machine from elsewhere. */
+bool kvm_model_open(struct vm *vm, struct err *err)
+{
+    struct kvm_vm *kvm = kvm_of(vm);
+    struct cpu_offer offer;
+
+    kvm->model = *vm->model;
+    if (!kvm_offer(kvm->sys, &offer, err))
+        return false;
+    for (unsigned f = X86_F_BASE + 1; f < X86_F_COUNT; f++)
+        if (kvm->model.feature[f] && offer.feature[f] == CPU_LACKS)
+            return err_set(err, ENOTSUP, "cpu model %s: this host's KVM lacks %s", kvm->model.name,
+                           cpu_feature_name(f));
+    return true;
+}
 
 static void fill(struct vcpu *vcpu, struct kvm_cpuid_entry2 *e, uint32_t leaf, uint32_t sub)
 {
@@ -124,26 +144,43 @@ static void fill(struct vcpu *vcpu, struct kvm_cpuid_entry2 *e, uint32_t leaf, u
         .function = leaf, .index = sub, .eax = out[0], .ebx = out[1], .ecx = out[2], .edx = out[3]};
 }
 
+struct table {
+    struct kvm_cpuid2 head;
+    struct kvm_cpuid_entry2 entry[128];
+};
+
+/* The leaves from `first` to the highest that `first` itself names. */
+static void fill_range(struct vcpu *vcpu, struct table *t, uint32_t first)
+{
+    uint32_t last = first;
+
+    for (uint32_t leaf = first; leaf <= last; leaf++) {
+        unsigned subs = cpu_model_subleaves(leaf);
+
+        for (unsigned sub = 0; sub < subs + !subs && t->head.nent < ARRAY_SIZE(t->entry); sub++) {
+            struct kvm_cpuid_entry2 *e = &t->entry[t->head.nent++];
+
+            fill(vcpu, e, leaf, sub);
+            e->flags = subs ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0;
+            if (leaf == first)
+                last = min_u64(e->eax, first + 0x40);
+        }
+    }
+}
+
 bool kvm_set_cpuid(struct vcpu *vcpu, struct err *err)
 {
     struct kvm_vm *kvm = kvm_of(vcpu->vm);
     const struct kvm_cpu *cpu = vcpu->priv;
-    struct {
-        struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entry[ARRAY_SIZE(leaves) + 8];
-    } table = {0};
+    struct table table = {0};
     int khz = ioctl(cpu->fd, KVM_GET_TSC_KHZ, 0);
 
     if (khz > 0)
         kvm->model.tsc_khz = (uint32_t)khz;
-    for (unsigned i = 0; i < ARRAY_SIZE(leaves); i++)
-        for (uint32_t sub = 0; sub < leaves[i].subs + !leaves[i].subs; sub++) {
-            struct kvm_cpuid_entry2 *e = &table.entry[table.head.nent++];
-
-            fill(vcpu, e, leaves[i].leaf, sub);
-            if (leaves[i].subs)
-                e->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-        }
+    fill_range(vcpu, &table, 0);
+    if (kvm->model.feature[X86_F_HYPERVISOR])
+        fill_range(vcpu, &table, 0x40000000);
+    fill_range(vcpu, &table, 0x80000000);
     return ioctl(cpu->fd, KVM_SET_CPUID2, &table) == 0 ||
            err_set(err, errno, "KVM refuses the CPU model: %s", strerror(errno));
 }

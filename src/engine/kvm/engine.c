@@ -329,6 +329,7 @@ static void engine_dirty(struct vm *vm, struct mem_region *r)
 
 const struct engine_ops kvm_engine = {
     .name = "kvm",
+    .offer = kvm_engine_offer,
     .open = engine_open,
     .close = engine_close,
     .vcpu_open = engine_vcpu_open,

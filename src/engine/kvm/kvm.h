@@ -17,7 +17,7 @@ struct kvm_vm {
     int sys, fd;            /* /dev/kvm and the machine's descriptor */
     size_t run_size;        /* bytes of struct kvm_run and what follows it */
     unsigned apic_bus_ns;   /* one tick of the LAPIC timer before its divider */
-    struct cpu_model model; /* vm->model without what this KVM lacks */
+    struct cpu_model model; /* vm->model with the TSC's frequency */
     _Atomic bool intr;      /* the 8259 pair's output */
     bool logging[MEM_REGIONS_MAX];
     struct kvm_coalesced_mmio_ring *ring; /* deferred writes; NULL: none, or no vCPU yet */
@@ -50,6 +50,9 @@ int kvm_open_device(struct err *err);
 void kvm_engine_kick(struct vcpu *vcpu);
 
 /* ---- cpuid.c ---- */
+/* What this KVM can give; the second opens /dev/kvm for it. */
+bool kvm_offer(int sys, struct cpu_offer *offer, struct err *err);
+bool kvm_engine_offer(struct cpu_offer *offer, struct err *err);
 /* Fills kvm->model from vm->model. */
 bool kvm_model_open(struct vm *vm, struct err *err);
 bool kvm_set_cpuid(struct vcpu *vcpu, struct err *err);

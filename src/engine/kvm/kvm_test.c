@@ -66,6 +66,8 @@ static void test_choice(const struct err *refusal)
 
 static bool open_vm(struct err *err)
 {
+    struct cpu_offer offer;
+
     mem_init(&mem);
     bus_init(&mmio, BIT(40));
     bus_init(&pio, 0x10000);
@@ -77,9 +79,9 @@ static bool open_vm(struct err *err)
     vm.mmio = &mmio;
     vm.pio = &pio;
     vm.model = &model;
-    return cpu_model_parse(&model, "", err) && mem_add(&mem, "ram", 0, MiB, false, err) &&
-           bus_add(&pio, &port, err) && bus_add(&pio, &index_port, err) &&
-           vm_open(&vm, &kvm_engine, 1, err);
+    return kvm_engine_offer(&offer, err) && cpu_model_make(&model, "", &offer, err) &&
+           mem_add(&mem, "ram", 0, MiB, false, err) && bus_add(&pio, &port, err) &&
+           bus_add(&pio, &index_port, err) && vm_open(&vm, &kvm_engine, 1, err);
 }
 
 static void test_state(struct vcpu_state *a, struct vcpu_state *b)

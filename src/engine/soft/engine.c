@@ -279,8 +279,15 @@ static bool engine_set(struct vcpu *vcpu, const struct vcpu_state *s, struct err
     return true;
 }
 
+static bool engine_offer(struct cpu_offer *offer, struct err *err)
+{
+    cpu_offer_soft(offer);
+    return true;
+}
+
 const struct engine_ops soft_engine = {
     .name = "soft",
+    .offer = engine_offer,
     .open = engine_open,
     .close = engine_close,
     .vcpu_open = engine_vcpu_open,

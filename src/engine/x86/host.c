@@ -25,31 +25,39 @@ static uint64_t host_xcr0(void)
 
 static void ask_features(void)
 {
-    static const struct {
-        uint32_t leaf, sub;
-        uint8_t reg, bit;
-    } where[X86_F_COUNT] = {
-#define X(name, text, leaf, sub, reg, bit, how) [X86_F_##name] = {leaf, sub, X86_##reg, bit},
-        X86_FEATURES(X)
-#undef X
-    };
     static const uint8_t needs_ymm[] = {X86_F_AVX, X86_F_AVX2, X86_F_FMA, X86_F_F16C};
     uint32_t leaf = UINT32_MAX, sub = 0, out[4] = {0};
 
     for (unsigned i = 1; i < X86_F_COUNT; i++) {
-        if (where[i].leaf != leaf || where[i].sub != sub) {
-            leaf = where[i].leaf;
-            sub = where[i].sub;
+        if (cpuid_bit[i].leaf != leaf || cpuid_bit[i].sub != sub) {
+            leaf = cpuid_bit[i].leaf;
+            sub = cpuid_bit[i].sub;
             if (!__get_cpuid_count(leaf, sub, &out[0], &out[1], &out[2], &out[3]))
                 memset(out, 0, sizeof out);
         }
-        features[i] = out[where[i].reg] >> where[i].bit & 1;
+        features[i] = out[cpuid_bit[i].reg] >> cpuid_bit[i].bit & 1;
     }
     __cpuid(1, out[0], out[1], out[2], out[3]);
     if (!(out[2] & bit_OSXSAVE) || (host_xcr0() & 6) != 6) /* the kernel does not save YMM */
         for (unsigned i = 0; i < sizeof needs_ymm; i++)
             features[needs_ymm[i]] = 0;
     features[X86_F_BASE] = 1;
+}
+
+void host_identity(char vendor[13], uint32_t *signature, char brand[49])
+{
+    uint32_t out[4];
+
+    __cpuid(0, out[0], out[1], out[2], out[3]);
+    memset(vendor, 0, 13);
+    memcpy(vendor, &out[1], 4);
+    memcpy(vendor + 4, &out[3], 4);
+    memcpy(vendor + 8, &out[2], 4);
+    __cpuid(1, *signature, out[1], out[2], out[3]);
+    memset(brand, 0, 49);
+    for (unsigned i = 0; i < 3; i++)
+        if (__get_cpuid(0x80000002 + i, &out[0], &out[1], &out[2], &out[3]))
+            memcpy(brand + 16 * i, out, 16);
 }
 
 const uint8_t *host_features(void)

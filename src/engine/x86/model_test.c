@@ -46,11 +46,10 @@ static void test_names(void)
        "what needs a removed feature goes too");
     for (const char *const *name = cpu_model_names(); *name; name++) {
         struct err err = {0};
-        struct cpu_model *own = cpu_model_new(*name, &err);
+        bool good = cpu_model_parse(&m, *name, &err);
 
-        ok(own ? !strcmp(own->name, *name) : err.code == ENOTSUP, "%s: %s", *name,
-           own ? "there" : err.text);
-        cpu_model_free(own);
+        ok(good ? !strcmp(m.name, *name) : err.code == ENOTSUP, "%s: %s", *name,
+           good ? cpu_model_about(*name) : err.text);
     }
     refuses("x86-64-v4", "x86-64-v");
     refuses("x86-64-v2,+avx512", "avx");
@@ -68,8 +67,122 @@ static void test_names(void)
                m.xcr0_mask == 0,
            "without XSAVE no AVX");
     } else {
-        refuses("x86-64-v3", "this host lacks");
+        refuses("x86-64-v3", "this host lacks avx");
     }
+}
+
+/* An offer of our own: what KVM gives differs from host to host. */
+static bool makes(struct cpu_model *m, const char *text, const struct cpu_offer *offer,
+                  const char *part)
+{
+    struct err err = {0};
+    bool good = cpu_model_make(m, text, offer, &err);
+
+    if (!good && part && err.code == ENOTSUP && strstr(err.text, part))
+        return true;
+    if (!good || part)
+        printf("# %s: %s\n", text, good ? "no error" : err.text);
+    return good && !part;
+}
+
+static struct cpu_offer everything(const char *vendor)
+{
+    struct cpu_offer offer = {.who = "this test",
+                              .signature = 0xa20f12,
+                              .phys_bits = 39,
+                              .xcr0_mask = 7,
+                              .svm = {1, 2, 3, 4},
+                              .brand = "A processor"};
+
+    strcpy(offer.vendor, vendor);
+    memset(offer.feature, CPU_OFFERS, sizeof offer.feature);
+    offer.feature[X86_F_SVM] = offer.feature[X86_F_VMX] = CPU_ON_REQUEST;
+    offer.hv = (struct cpu_hyperv){HV_ACCESS_HYPERCALL | HV_ACCESS_VP_INDEX, HV_MISC_FREQUENCY,
+                                   HV_ADVICE_RELAXED, UINT32_MAX};
+    return offer;
+}
+
+static void test_missing(void)
+{
+    struct cpu_offer offer = everything("GenuineIntel");
+    struct cpu_model m;
+
+    offer.feature[X86_F_SSE41] = offer.feature[X86_F_POPCNT] = offer.feature[X86_F_SHA] = 0;
+    ok(makes(&m, "x86-64-v2", &offer, "this test lacks sse4.1 popcnt;"),
+       "all that is missing is listed");
+    ok(makes(&m, "x86-64-v2,-sse4.1,-popcnt", &offer, NULL) && !m.feature[X86_F_SSE42] &&
+           !m.feature[X86_F_SHA],
+       "what is taken off is not missed, extras never are");
+    ok(makes(&m, "x86-64-v2,-sse4.1,-popcnt,+sha", &offer, "lacks sha; leave it out"),
+       "an extra that was asked for is");
+    memset(offer.feature, CPU_LACKS, sizeof offer.feature);
+    ok(makes(&m, "Skylake", &offer, " more; "), "a long list is cut and says so");
+    offer = everything("GenuineIntel");
+    offer.feature[X86_F_AES] = 0;
+    ok(makes(&m, "Westmere", &offer, "lacks aes"), "models named after processors are exact");
+    ok(makes(&m, "haswell", &offer, "lacks aes") && !strcmp(m.name, "Haswell"),
+       "their case does not matter");
+}
+
+static void test_kvm_offer(void)
+{
+    struct cpu_offer offer = everything("AuthenticAMD");
+    struct cpuid_context c = {.cpu_count = 3, .apic_id = 2};
+    struct cpu_model m;
+    uint32_t out[4], basic[4];
+
+    ok(makes(&m, "x86-64-v2", &offer, NULL) && !m.feature[X86_F_KVM_PV_IPI] &&
+           !m.feature[X86_F_KVM_PV_UNHALT] && m.feature[X86_F_KVM_PV_EOI] && m.phys_bits == 39,
+       "another vendor's model offers no hypercalls");
+    ok(makes(&m, "x86-64-v2,+kvm-pv-ipi", &offer, "vendor"), "... nor on request");
+    ok(makes(&m, "x86-64-v2,+svm", &offer, "AMD model"), "SVM only on AMD's");
+    ok(makes(&m, "host", &offer, NULL) && m.feature[X86_F_KVM_PV_IPI] && !m.feature[X86_F_SVM] &&
+           m.feature[X86_F_SSE4A],
+       "host: all but what must be asked for");
+    cpu_model_cpuid(&m, &c, 0, 0, out);
+    ok(out[0] == 0xd && out[2] == 0x444d4163, "its vendor is the host's");
+    cpu_model_cpuid(&m, &c, 0x80000000, 0, out);
+    ok(out[0] == 0x80000008 && out[2] == 0x444d4163, "... there as well");
+    cpu_model_cpuid(&m, &c, 0x80000002, 0, out);
+    ok(!memcmp(out, "A processor", 12), "its name too");
+    cpu_model_cpuid(&m, &c, 0x80000001, 0, out);
+    cpu_model_cpuid(&m, &c, 1, 0, basic);
+    ok((out[3] & basic[3] & 0x0183f3ff) == (basic[3] & 0x0183f3ff) && out[2] & 2,
+       "AMD repeats leaf 1");
+    cpu_model_cpuid(&m, &c, 0x80000008, 0, out);
+    ok(out[2] == (2 << 12 | 2) && out[0] == (48 << 8 | 39), "three cores in two bits");
+    cpu_model_cpuid(&m, &c, 7, 0, out);
+    ok(out[0] == 2, "leaf 7 has two sub-leaves with these features");
+    cpu_model_cpuid(&m, &c, 0x40000001, 0, out);
+    ok(out[0] == 0x01007afa, "KVM's features (%x)", out[0]);
+    ok(makes(&m, "host,+svm", &offer, NULL), "nested virtualization when asked for");
+    cpu_model_cpuid(&m, &c, 0x8000000a, 0, out);
+    ok(out[0] == 1 && out[3] == 4, "with its leaf");
+    offer.feature[X86_F_SVM] = CPU_LACKS;
+    ok(makes(&m, "host,+svm", &offer, "nested=1"), "or what it takes");
+    refuses("host,+svm", "--engine kvm");
+}
+
+static void test_hyperv(void)
+{
+    struct cpu_offer offer = everything("GenuineIntel");
+    struct cpuid_context c = {.cpu_count = 1};
+    struct cpu_model m;
+    uint32_t out[4];
+
+    ok(makes(&m, "host,hyperv=on", &offer, NULL) && m.hyperv && !m.feature[X86_F_KVMCLOCK],
+       "Hyper-V's leaves instead of KVM's");
+    cpu_model_cpuid(&m, &c, 0x40000000, 0, out);
+    ok(out[0] == 0x40000005 && !memcmp(&out[1], "Microsoft Hv", 12), "its vendor");
+    cpu_model_cpuid(&m, &c, 0x40000001, 0, out);
+    ok(out[0] == 0x31237648, "its interface");
+    cpu_model_cpuid(&m, &c, 0x40000004, 0, out);
+    ok(out[0] == HV_ADVICE_RELAXED && out[1] == UINT32_MAX, "its advice");
+    refuses("host,hyperv=on,hyperv=off", "both");
+    refuses("host,hyperv", "hyperv=on");
+    refuses("host,hyperv=on,+kvmclock", "does not go with");
+    offer.hv.access = 0;
+    ok(makes(&m, "host,hyperv=on", &offer, "no Hyper-V"), "no interface is an error");
 }
 
 static void ask(const struct cpu_model *m, const struct cpuid_context *c, uint32_t leaf,
@@ -202,6 +315,9 @@ static void test_host_clock(void)
 int main(void)
 {
     test_names();
+    test_missing();
+    test_kvm_offer();
+    test_hyperv();
     test_identity();
     test_features();
     test_topology();
