@@ -12,12 +12,18 @@
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_CRASHED = 3, EXIT_TIMEOUT = 124 };
 
 int cmd_run(int argc, char **argv);
+int cmd_snapshot(int argc, char **argv);
+int cmd_restore(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_image(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 
 /* Prints "hull: text" and "try hull VERB --help"; returns EXIT_USAGE. */
 int usage_error(const char *verb, const struct err *err);
+
+/* ---- run.c ---- */
+/* Starts a machine with its networks, joins it to the terminal, waits for its end: exit status. */
+int run_machine(const struct config *config);
 
 /* ---- programs.c ---- */
 /* Full path of a program that belongs to hull ("hull-vmm"): beside this one, in libexec or in the

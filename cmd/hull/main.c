@@ -10,6 +10,8 @@ static const struct verb {
     int (*run)(int argc, char **argv);
 } verbs[] = {
     {"run", "run a machine in the foreground, console on this terminal", cmd_run},
+    {"snapshot", "save a running machine to a directory", cmd_snapshot},
+    {"restore", "let a saved machine go on", cmd_restore},
     {"image", "build bootable disk images from packages", cmd_image},
     {"info", "this host: engines, what limits speed, what is missing", cmd_info},
     {"help", "this text, or help on a verb", cmd_help},
@@ -17,10 +19,9 @@ static const struct verb {
 
 /* Verbs of DESIGN.md section 9 that come with later work; named so that the error can say so. */
 static const char *const later[] = {
-    "disk",   "snapshot", "restore", "clone",  "create", "start", "stop",
-    "kill",   "pause",    "resume",  "reboot", "list",   "show",  "edit",
-    "delete", "console",  "log",     "exec",   "copy",   "stats", "pool",
-    "volume", "network",  "migrate", "host",   "events", "top",   NULL,
+    "disk", "clone",  "create",  "start",   "stop",    "kill",   "pause", "resume", "reboot",
+    "list", "show",   "edit",    "delete",  "console", "log",    "exec",  "copy",   "stats",
+    "pool", "volume", "network", "migrate", "host",    "events", "top",   NULL,
 };
 
 static void print_help(FILE *out)

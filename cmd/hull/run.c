@@ -282,28 +282,37 @@ static int run(struct run *r, struct err *err)
     return signal ? 128 + signal : exit_status(status);
 }
 
-int cmd_run(int argc, char **argv)
+int run_machine(const struct config *config)
 {
     static struct run r = {.console = -1, .control = -1};
     struct err err = {0};
     int status;
 
-    for (int i = 0; i < argc; i++)
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-            print_help();
-            return EXIT_DONE;
-        }
-    config_defaults(&r.config);
-    if (!config_parse_args(&r.config, argc, argv, &err) || !check_words(&r.config, &err))
-        return usage_error("run", &err);
-    if (!finish_config(&r.config, &err)) {
-        log_error("%s", err.text);
-        return err.code == EINVAL ? EXIT_USAGE : EXIT_FAILED;
-    }
+    r.config = *config;
     status = run(&r, &err);
     if (err.text[0])
         log_error("%s", err.text);
     close_kept(&r);
     reap_helpers(&r);
     return status;
+}
+
+int cmd_run(int argc, char **argv)
+{
+    static struct config config;
+    struct err err = {0};
+
+    for (int i = 0; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            print_help();
+            return EXIT_DONE;
+        }
+    config_defaults(&config);
+    if (!config_parse_args(&config, argc, argv, &err) || !check_words(&config, &err))
+        return usage_error("run", &err);
+    if (!finish_config(&config, &err)) {
+        log_error("%s", err.text);
+        return err.code == EINVAL ? EXIT_USAGE : EXIT_FAILED;
+    }
+    return run_machine(&config);
 }

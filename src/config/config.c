@@ -48,6 +48,8 @@ const struct field config_fields[] = {
     FIELD(struct config, balloon, 1),
     FIELD(struct config, vsock_cid, UINT32_MAX),
     FIELD_TEXT(struct config, vsock_socket),
+    FIELD_TEXT(struct config, restore),
+    FIELD(struct config, fresh_identity, 1),
     FIELD_TEXT(struct config, user),
     FIELD(struct config, sandbox, 1),
     {0},

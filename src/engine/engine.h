@@ -76,6 +76,9 @@ struct engine_ops {
     void (*dirty)(struct vm *vm, struct mem_region *r); /* adds the pages that the guest wrote */
     void (*get)(struct vcpu *cpu, struct vcpu_state *state); /* get and set: while paused */
     bool (*set)(struct vcpu *cpu, const struct vcpu_state *state, struct err *err);
+    /* Before set() of a saved machine's vCPUs: the TSC, without what guests added to it, reads
+     * `tsc` now. NULL: set() alone does it. */
+    void (*set_tsc)(struct vm *vm, uint64_t tsc);
 };
 
 struct vcpu {

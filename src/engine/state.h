@@ -62,6 +62,7 @@ struct vcpu_state {
     uint8_t xsave[1024]; /* standard format, host order: legacy area, header, AVX state */
 };
 
+#define VCPU_STATE_VERSION 1
 extern const struct field vcpu_state_fields[];
 
 #endif

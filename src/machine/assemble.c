@@ -10,6 +10,7 @@
 #include "loop/uring.h"
 #include "machine/dialer.h"
 #include "machine/qmp.h"
+#include "machine/snapshot.h"
 #include "net/net.h"
 #include "virtio/devices.h"
 #include <errno.h>
@@ -65,7 +66,7 @@ static bool check_host_memory(const struct config *c, struct err *err)
 static bool add_memory(struct machine *m, struct err *err)
 {
     return check_host_memory(&m->config, err) && layout_init(&m->layout, m->config.memory, err) &&
-           layout_add_ram(&m->layout, &m->mem, err);
+           layout_add_ram(&m->layout, &m->mem, err) && (!m->restore || restore_memory(m, err));
 }
 
 static bool add_cpus(struct machine *m, struct err *err)
@@ -77,6 +78,8 @@ static bool add_cpus(struct machine *m, struct err *err)
         return false;
     if (!cpu_model_make(&m->model, m->config.cpu, &offer, err))
         return err_wrap(err, "--cpu %s", m->config.cpu);
+    if (m->restore && !restore_model(m, err))
+        return false;
     log_info("engine %s: %s", choice.ops->name, choice.reason);
     m->vm.mem = &m->mem;
     m->vm.mmio = &m->mmio;

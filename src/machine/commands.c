@@ -212,6 +212,8 @@ static json_t *query_commands(struct machine *m, json_t *args, struct err *err)
     json_t *list = json_array();
 
     json_array_append_new(list, json_pack("{s:s}", "name", "qmp_capabilities"));
+    json_array_append_new(list, json_pack("{s:s}", "name", "getfd"));
+    json_array_append_new(list, json_pack("{s:s}", "name", "closefd"));
     for (const struct qmp_command *q = qmp_commands; q->name; q++)
         json_array_append_new(list, json_pack("{s:s}", "name", q->name));
     return list;
@@ -233,6 +235,10 @@ const struct qmp_command qmp_commands[] = {
     {"system_reset", reset},
     {"quit", quit},
     {"balloon", balloon},
+    {"query-jobs", qmp_query_jobs},
+    {"job-cancel", qmp_job_cancel},
+    {"job-dismiss", qmp_job_dismiss},
+    {"x-hull-snapshot", qmp_snapshot},
     {"x-hull-console-size", console_size},
     {"x-hull-stats", stats},
     {0},

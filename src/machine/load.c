@@ -74,8 +74,12 @@ static bool set_up_cpus(struct machine *m, struct vcpu_state *state, struct err 
 
 static bool load(struct machine *m, struct vcpu_state *state, struct err *err)
 {
-    gpa rsdp = place_tables(m, err);
+    gpa rsdp;
 
+    if (!m->boot)
+        return err_set(err, ENOENT, "%s is gone, and this machine was restored without it",
+                       m->config.kernel);
+    rsdp = place_tables(m, err);
     if (!rsdp || !set_up_cpus(m, state, err))
         return false;
     m->vm.engine->get(m->vm.cpu[0], state);

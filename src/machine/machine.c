@@ -10,6 +10,7 @@
 #include "dev/irqchip.h"
 #include "loop/uring.h"
 #include "machine/qmp.h"
+#include "machine/snapshot_job.h"
 #include "virtio/devices.h"
 #include <errno.h>
 #include <sys/random.h>
@@ -196,6 +197,30 @@ void machine_cont(struct machine *m)
     vm_resume(&m->vm);
 }
 
+bool machine_freeze(struct machine *m)
+{
+    bool running = m->state == RUN_RUNNING;
+
+    m->changing = true;
+    if (running) {
+        vm_pause(&m->vm);
+        board_pause(&m->board);
+    }
+    return running;
+}
+
+void machine_thaw(struct machine *m, bool run)
+{
+    if (m->state == RUN_RUNNING && run) {
+        board_resume(&m->board);
+        vm_resume(&m->vm);
+    } else if (m->state == RUN_RUNNING) {
+        m->state = RUN_PAUSED;
+        qmp_event(m->qmp, "STOP", NULL);
+    }
+    change_end(m);
+}
+
 void machine_powerdown(struct machine *m)
 {
     if (!pm_power_button(&m->board))
@@ -290,6 +315,23 @@ static void make_uuid(struct machine *m)
     m->uuid[8] = (uint8_t)((m->uuid[8] & 0x3f) | 0x80);
 }
 
+static bool open_fresh(struct machine *m, struct err *err)
+{
+    return machine_open_kernel(m, err) && machine_assemble(m, err) && machine_load(m, err);
+}
+
+/* The kernel's files are wanted again at a reset; a snapshot may outlive them. */
+static bool open_restored(struct machine *m, struct err *err)
+{
+    bool good = restore_open(m, err);
+
+    if (good && !machine_open_kernel(m, err))
+        log_info("%s: a reset will end the machine", err->text);
+    good = good && machine_assemble(m, err) && restore_apply(m, err);
+    restore_close(m);
+    return good;
+}
+
 bool machine_open(struct machine *m, const struct config *config, struct err *err)
 {
     host_tsc_begin();
@@ -308,7 +350,7 @@ bool machine_open(struct machine *m, const struct config *config, struct err *er
         if (!strcmp(config->disk[i].aio, "threads"))
             loop_forbid_uring(true);
     m->loop = loop_open(err);
-    if (m->loop && machine_open_kernel(m, err) && machine_assemble(m, err) && machine_load(m, err))
+    if (m->loop && (config->restore[0] ? open_restored(m, err) : open_fresh(m, err)))
         return true;
     machine_close(m);
     return false;
@@ -328,6 +370,8 @@ bool machine_start(struct machine *m, struct err *err)
     if (m->config.timeout_s)
         loop_at(m->loop, &m->timeout, now_ns() + m->config.timeout_s * 1000000000ULL);
     machine_cont(m);
+    if (m->config.restore[0])
+        restore_announce(m);
     return true;
 }
 
@@ -349,6 +393,8 @@ void machine_close(struct machine *m)
     }
     qmp_close(m->qmp);
     m->qmp = NULL;
+    snapshot_free(m);
+    restore_close(m);
     board_close(&m->board);
     vm_close(&m->vm);
     for (unsigned i = 0; i < CONFIG_DISKS; i++)

@@ -38,6 +38,8 @@ enum { /* exit statuses of hull-vmm and hull run */
 };
 
 struct qmp;
+struct restore;
+struct snapshot_job;
 
 struct machine {
     struct config config;
@@ -48,8 +50,13 @@ struct machine {
     struct vm vm;
     struct cpu_model model;
     struct layout layout;
-    uint8_t uuid[16];  /* RFC 4122 order; SMBIOS shows it */
-    struct boot *boot; /* the kernel's open files: read again at every reset */
+    uint8_t uuid[16]; /* RFC 4122 order; SMBIOS shows it */
+    /* Snapshots: what is being restored, what is being taken, the last one taken or restored. */
+    struct restore *restore;
+    struct snapshot_job *snapshot;
+    uint8_t snapshot_id[16], generation[16]; /* generation: the VMGenID */
+    bool dirty_since_snapshot; /* the dirty log has exactly what changed since snapshot_id */
+    struct boot *boot;         /* the kernel's open files: read again at every reset */
     struct block *disk[CONFIG_DISKS];
     struct net *net[CONFIG_NETS][MACHINE_NET_PAIRS];
     struct board_parts parts; /* what the board is made of: ACPI says the same */
@@ -87,6 +94,10 @@ void machine_powerdown(struct machine *m); /* presses the power button */
 bool machine_reset(struct machine *m, const char *reason, struct err *err);
 void machine_quit(struct machine *m, int status,
                   const char *reason); /* reason as in QMP's SHUTDOWN */
+/* Stops vCPUs and devices for a moment without a change of the run state. True: it was running, say
+ * so to machine_thaw; false there leaves it paused. Both in the main thread. */
+bool machine_freeze(struct machine *m);
+void machine_thaw(struct machine *m, bool run);
 void machine_resize_console(struct machine *m, uint16_t columns, uint16_t rows);
 
 /* ---- assemble.c ---- */

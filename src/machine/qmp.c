@@ -12,10 +12,12 @@
 #define CLIENTS_MAX 8
 #define REQUEST_MAX (1 * MiB)
 #define OUTPUT_MAX  (4 * MiB) /* a client that reads no more is dropped */
+#define FDS_MAX     16        /* that clients have passed and nobody has taken */
 
 struct client {
     struct watch watch;
     struct qmp *qmp;
+    int fd; /* passed with the last bytes, not yet named by getfd; -1: none */
     bool used, negotiated;
     bool essential; /* hull's own connection: its end ends the machine */
     char *in, *out;
@@ -30,6 +32,10 @@ struct qmp {
     struct machine *machine;
     struct listener listener;
     char path[108];
+    struct passed_fd {
+        char name[64]; /* empty: free */
+        int fd;
+    } passed[FDS_MAX];
     bool busy; /* a command runs, and may turn the loop: nobody is heard meanwhile */
     struct client client[CLIENTS_MAX];
 };
@@ -44,6 +50,8 @@ static void drop(struct client *c)
     m = c->qmp->machine;
     loop_forget(m->loop, &c->watch);
     close(c->watch.fd);
+    if (c->fd >= 0)
+        close(c->fd);
     free(c->in);
     free(c->out);
     memset(c, 0, sizeof *c);
@@ -138,6 +146,64 @@ static void qmp_hear(struct qmp *q)
         listener_resume(&q->listener);
 }
 
+/* ---- descriptors: as QEMU's getfd and closefd ---- */
+
+static struct passed_fd *find_fd(struct qmp *q, const char *name)
+{
+    for (unsigned i = 0; i < FDS_MAX; i++)
+        if (!strcmp(q->passed[i].name, name))
+            return &q->passed[i];
+    return NULL;
+}
+
+int qmp_take_fd(struct qmp *q, const char *name, struct err *err)
+{
+    struct passed_fd *p = *name ? find_fd(q, name) : NULL;
+
+    if (!p) {
+        err_set(err, ENOENT, "File descriptor named '%.64s' not found", name);
+        return -1;
+    }
+    p->name[0] = 0;
+    return p->fd;
+}
+
+static bool name_fd(struct client *c, const char *name, struct err *err)
+{
+    struct passed_fd *p;
+
+    if (c->fd < 0)
+        return err_set(err, EINVAL, "No file descriptor supplied via SCM_RIGHTS");
+    if (!name || !*name || strlen(name) >= sizeof p->name)
+        return err_set(err, EINVAL, "Parameter 'fdname' must be 1 to %zu characters",
+                       sizeof p->name - 1);
+    p = find_fd(c->qmp, name);
+    if (p)
+        close(p->fd);
+    else
+        p = find_fd(c->qmp, "");
+    if (!p)
+        return err_set(err, ENOSPC, "%d descriptors wait to be used already", FDS_MAX);
+    strcpy(p->name, name);
+    p->fd = c->fd;
+    c->fd = -1;
+    return true;
+}
+
+static json_t *fd_command(struct client *c, bool get, const char *fdname)
+{
+    struct err err = {0};
+    int fd = -1;
+
+    if (get ? name_fd(c, fdname, &err)
+            : (fd = qmp_take_fd(c->qmp, fdname ? fdname : "", &err)) >= 0) {
+        if (fd >= 0)
+            close(fd);
+        return json_pack("{s:{}}", "return");
+    }
+    return error_object("GenericError", err.text);
+}
+
 static json_t *run_command(struct client *c, const char *name, json_t *args)
 {
     struct err err = {0};
@@ -150,6 +216,8 @@ static json_t *run_command(struct client *c, const char *name, json_t *args)
     if (!c->negotiated)
         return error_object("CommandNotFound",
                             "Expecting capabilities negotiation with 'qmp_capabilities'");
+    if (!strcmp(name, "getfd") || !strcmp(name, "closefd"))
+        return fd_command(c, *name == 'g', json_string_value(json_object_get(args, "fdname")));
     for (const struct qmp_command *q = qmp_commands; q->name; q++) {
         if (strcmp(q->name, name))
             continue;
@@ -235,6 +303,31 @@ static void take_requests(struct client *c)
     }
 }
 
+/* As recv; keeps a descriptor that came along, the last of several. */
+static ssize_t receive(struct client *c, char *bytes, size_t len)
+{
+    struct iovec iov = {bytes, len};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct msghdr h = {.msg_iov = &iov,
+                       .msg_iovlen = 1,
+                       .msg_control = &control,
+                       .msg_controllen = sizeof control};
+    ssize_t got = recvmsg(c->watch.fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    struct cmsghdr *m = got > 0 ? CMSG_FIRSTHDR(&h) : NULL;
+
+    if (m && m->cmsg_level == SOL_SOCKET && m->cmsg_type == SCM_RIGHTS &&
+        m->cmsg_len >= CMSG_LEN(sizeof(int)))
+        for (size_t at = CMSG_LEN(0); at + sizeof c->fd <= m->cmsg_len; at += sizeof c->fd) {
+            if (c->fd >= 0)
+                close(c->fd);
+            memcpy(&c->fd, (uint8_t *)m + at, sizeof c->fd);
+        }
+    return got;
+}
+
 static void client_ready(struct watch *w, uint32_t events)
 {
     struct client *c = container_of(w, struct client, watch);
@@ -249,7 +342,7 @@ static void client_ready(struct watch *w, uint32_t events)
         loop_rewatch(c->qmp->machine->loop, w, wanted(c));
         return;
     }
-    got = recv(w->fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    got = receive(c, bytes, sizeof bytes);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (got <= 0 || !append(&c->in, &c->in_len, &c->in_size, bytes, (size_t)got, REQUEST_MAX))
@@ -276,6 +369,7 @@ static bool client_start(struct qmp *q, int fd, bool essential, struct err *err)
         return err_set(err, EBUSY, "QMP has %d clients already", CLIENTS_MAX);
     }
     memset(c, 0, sizeof *c);
+    c->fd = -1;
     c->watch = (struct watch){.fd = fd, .events = EPOLLIN, .ready = client_ready};
     c->qmp = q;
     if (!loop_watch(q->machine->loop, &c->watch, err)) {
@@ -343,6 +437,9 @@ void qmp_close(struct qmp *q)
         drop(&q->client[i]);
     }
     listener_close(&q->listener);
+    for (unsigned i = 0; i < FDS_MAX; i++)
+        if (q->passed[i].name[0])
+            close(q->passed[i].fd);
     if (q->path[0])
         unlink(q->path);
     free(q);

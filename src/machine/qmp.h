@@ -22,6 +22,9 @@ void qmp_changed(struct qmp *q);
 /* `data` as json_pack takes it, NULL: none. Goes to every client that negotiated. q may be NULL. */
 void qmp_event(struct qmp *q, const char *name, const char *data, ...);
 
+/* A descriptor that a client passed by getfd, now the caller's; -1 with an error. */
+int qmp_take_fd(struct qmp *q, const char *name, struct err *err);
+
 /* ---- commands.c ---- */
 struct qmp_command {
     const char *name;
@@ -30,5 +33,11 @@ struct qmp_command {
     json_t *(*run)(struct machine *m, json_t *args, struct err *err);
 };
 extern const struct qmp_command qmp_commands[]; /* ends with a NULL name */
+
+/* ---- snapshot_commands.c ---- */
+json_t *qmp_snapshot(struct machine *m, json_t *args, struct err *err);
+json_t *qmp_query_jobs(struct machine *m, json_t *args, struct err *err);
+json_t *qmp_job_cancel(struct machine *m, json_t *args, struct err *err);
+json_t *qmp_job_dismiss(struct machine *m, json_t *args, struct err *err);
 
 #endif

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Guest memory. Each region is one memfd, mapped shared so that vhost-user back ends and snapshots
  * can map the same pages; its size is sealed, so a peer that holds the descriptor cannot shrink it
- * under us. A guard page after each mapping turns an overrun into a fault instead of corruption.
+ * under us. A restored machine's regions are private mappings of the saved memory instead, so that
+ * many machines share what none of them has written. A guard page after each mapping turns an
+ * overrun into a fault instead of corruption.
  *
  * Invariants
  *  1. region[] is sorted by base, regions do not overlap and base + size does not wrap.
@@ -20,11 +22,12 @@
 void mem_init(struct mem *m)
 {
     memset(m, 0, sizeof *m);
+    m->backing = -1;
 }
 
 /* The region, then one guard page. Guest address, host address and file offset agree below 2 MiB,
  * so that huge pages fit in all three. */
-static uint8_t *map_region(const struct mem_region *r)
+static uint8_t *map_region(const struct mem_region *r, int flags, int fd, uint64_t file_offset)
 {
     size_t span = r->fd_offset + r->size + HUGE_SIZE + PAGE_SIZE;
     uint8_t *area = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -34,8 +37,8 @@ static uint8_t *map_region(const struct mem_region *r)
         return NULL;
     host = (uint8_t *)align_up((uintptr_t)area, HUGE_SIZE) + r->fd_offset;
     guard_end = host + r->size + PAGE_SIZE;
-    if (mmap(host, r->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, r->fd,
-             (off_t)r->fd_offset) == MAP_FAILED) {
+    if (mmap(host, r->size, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE | MAP_FIXED, fd,
+             (off_t)file_offset) == MAP_FAILED) {
         munmap(area, span);
         return NULL;
     }
@@ -57,7 +60,7 @@ static bool region_open(struct mem_region *r, struct err *err)
         goto close_fd;
     }
     (void)fcntl(r->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-    r->host = map_region(r);
+    r->host = map_region(r, MAP_SHARED, r->fd, r->fd_offset);
     if (r->host == NULL) {
         err_set(err, errno, "cannot map %llu MiB of guest memory '%s': %s; use less --memory",
                 (unsigned long long)(r->size / MiB), r->name, strerror(errno));
@@ -69,6 +72,51 @@ static bool region_open(struct mem_region *r, struct err *err)
 close_fd:
     close(r->fd);
     return false;
+}
+
+static bool region_open_saved(struct mem_region *r, int fd, uint64_t file_offset, struct err *err)
+{
+    r->fd = -1;
+    r->host = map_region(r, MAP_PRIVATE, fd, file_offset);
+    if (r->host == NULL)
+        return err_set(err, errno, "cannot map %llu MiB of saved memory '%s': %s",
+                       (unsigned long long)(r->size / MiB), r->name, strerror(errno));
+    (void)madvise(r->host, r->size, MADV_DONTDUMP);
+    return true;
+}
+
+void mem_back(struct mem *m, int fd)
+{
+    m->backing = fd;
+}
+
+uint64_t mem_file_offset(const struct mem *m, unsigned i)
+{
+    uint64_t end = 0;
+
+    for (unsigned k = 0; k < i; k++)
+        end = align_up(end, HUGE_SIZE) + m->region[k].fd_offset + m->region[k].size;
+    return i < m->count ? align_up(end, HUGE_SIZE) + m->region[i].fd_offset : end;
+}
+
+bool mem_overlay(struct mem_region *r, uint64_t offset, uint64_t len, int fd, uint64_t file_offset,
+                 struct err *err)
+{
+    assert(r->fd < 0 && offset <= r->size && len <= r->size - offset);
+    if (mmap(r->host + offset, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED,
+             fd, (off_t)file_offset) == MAP_FAILED)
+        return err_set(err, errno, "cannot map saved memory '%s': %s", r->name, strerror(errno));
+    return true;
+}
+
+void mem_discard(struct mem_region *r, uint64_t offset, uint64_t len)
+{
+    assert(offset <= r->size && len <= r->size - offset);
+    if (r->fd >= 0)
+        (void)madvise(r->host + offset, len, MADV_REMOVE);
+    else /* dropping a private page would bring the file's back */
+        (void)mmap(r->host + offset, len, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
 bool mem_add(struct mem *m, const char *name, gpa base, uint64_t size, bool readonly,
@@ -95,7 +143,12 @@ bool mem_add(struct mem *m, const char *name, gpa base, uint64_t size, bool read
         (at < m->count && m->region[at].base - base < size))
         return err_set(err, EEXIST, "memory region '%s' at 0x%llx overlaps another", name,
                        (unsigned long long)base);
-    if (!region_open(&r, err))
+    if (m->backing >= 0 && at != m->count)
+        return err_set(err, EINVAL, "saved memory '%s' comes before what is there", name);
+    if (m->backing < 0
+            ? !region_open(&r, err)
+            : !region_open_saved(&r, m->backing,
+                                 align_up(mem_file_offset(m, at), HUGE_SIZE) + r.fd_offset, err))
         return false;
     memmove(&m->region[at + 1], &m->region[at], (m->count - at) * sizeof r);
     m->region[at] = r;
@@ -108,7 +161,8 @@ void mem_close(struct mem *m)
     mem_log_stop(m);
     for (unsigned i = 0; i < m->count; i++) {
         munmap(m->region[i].host, m->region[i].size + PAGE_SIZE);
-        close(m->region[i].fd);
+        if (m->region[i].fd >= 0)
+            close(m->region[i].fd);
     }
     mem_init(m);
 }

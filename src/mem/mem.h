@@ -18,7 +18,7 @@ struct mem_region {
     gpa base;
     uint64_t size;      /* bytes, a multiple of 4 KiB */
     uint8_t *host;      /* followed by an inaccessible guard page */
-    int fd;             /* memfd, owned by the region */
+    int fd;             /* memfd, owned by the region; -1: a private mapping of a saved memory */
     uint64_t fd_offset; /* where the region begins in it */
     bool readonly;      /* ROM: guest writes vanish, mem_write refuses */
     uint64_t *dirty;    /* one bit per page, NULL while the log is off; set with atomic or */
@@ -32,6 +32,7 @@ struct mem {
     struct mem_region region[MEM_REGIONS_MAX]; /* sorted by base */
     unsigned count;
     struct mem_watcher *watcher; /* set by the engine; may be NULL */
+    int backing;                 /* mem_back's file, -1: none */
 };
 
 void mem_init(struct mem *m);
@@ -40,6 +41,19 @@ void mem_init(struct mem *m);
 bool mem_add(struct mem *m, const char *name, gpa base, uint64_t size, bool readonly,
              struct err *err);
 void mem_close(struct mem *m);
+
+/* Regions added from now on begin with the contents of a saved memory, which is mapped privately:
+ * pages come from the file when they are touched, and what the guest writes stays in this process.
+ * `fd` stays the caller's and may be closed once all regions are there; it must be long enough. */
+void mem_back(struct mem *m, int fd);
+/* Where region `i` lies in a saved memory, and (i == count) how long that file is. */
+uint64_t mem_file_offset(const struct mem *m, unsigned i);
+/* Lays `len` bytes of another saved memory, from the same offset in it, over a private region.
+ * Whole pages. */
+bool mem_overlay(struct mem_region *r, uint64_t offset, uint64_t len, int fd, uint64_t file_offset,
+                 struct err *err);
+/* Gives whole pages back to the host: they read as zeroes afterwards, if the host can do it. */
+void mem_discard(struct mem_region *r, uint64_t offset, uint64_t len);
 
 struct mem_region *mem_find(struct mem *m, gpa addr,
                             size_t len); /* NULL unless wholly inside one */

@@ -47,10 +47,9 @@ static bool is_reporting(const struct virtio_balloon *b, unsigned index)
 static void discard(struct virtio_balloon *b, gpa addr, size_t len)
 {
     struct mem *mem = b->v.dev.board->mem;
-    void *host = mem_at_writable(mem, addr, len);
+    struct mem_region *r = mem_find(mem, addr, len);
 
-    if (madvise(host, len, MADV_REMOVE) != 0)
-        (void)madvise(host, len, MADV_DONTNEED); /* a private mapping */
+    mem_discard(r, addr - r->base, len);
     mem_dirty(mem, addr, len);
 }
 

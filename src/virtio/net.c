@@ -499,6 +499,7 @@ static const struct field net_state[] = {
     FIELD(struct virtio_net, link, 3),
     FIELD(struct virtio_net, active_pairs, NET_PAIRS_MAX),
     FIELD_TABLE(struct virtio_net, filter, net_filter_state),
+    FIELD_BYTES(struct virtio_net, permanent_mac), /* version 2 */
     {0},
 };
 
@@ -506,7 +507,7 @@ const struct device_type virtio_net_type = {
     .name = "virtio-net",
     .size = sizeof(struct virtio_net),
     .state = net_state,
-    .state_version = 1,
+    .state_version = 2,
     .attach = net_attach,
     .reset = virtio_reset,
     .pause = virtio_pause,

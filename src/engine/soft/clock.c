@@ -177,6 +177,13 @@ uint64_t soft_clock_offset(struct soft_cpu *cpu, uint64_t tsc, uint64_t adjust)
     return offset + adjust;
 }
 
+void soft_clock_set(struct vm *vm, uint64_t tsc)
+{
+    struct soft_cpu *first = vm->cpu[0]->priv;
+
+    first->clock->tsc_offset = tsc - __rdtsc();
+}
+
 /* ---- sleeping vCPUs ---- */
 #define WAKE_BITS                                                                                  \
     (PEND_KICK | PEND_INTR | PEND_NMI | PEND_INIT | PEND_SIPI | PEND_TIMER | PEND_REQUEST)

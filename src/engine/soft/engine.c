@@ -209,7 +209,9 @@ static bool check_xsave(struct soft_cpu *cpu, const struct vcpu_state *s, struct
 
 static void set_pending(struct soft_cpu *cpu, const struct vcpu_state *s)
 {
-    uint32_t pending = PEND_INTR;
+    /* The clock's thread may have said that the timer is due before the store below: it is asked
+     * again, for nothing if it is not. */
+    uint32_t pending = PEND_INTR | PEND_TIMER;
 
     cpu->stepping = false;
     cpu->trap_dr6 = 0;
@@ -300,5 +302,6 @@ const struct engine_ops soft_engine = {
     .nmi = engine_nmi,
     .dirty = soft_dirty,
     .get = engine_get,
+    .set_tsc = soft_clock_set,
     .set = engine_set,
 };

@@ -281,7 +281,8 @@ struct soft_clock *soft_clock_open(struct err *err); /* NULL on error */
 void soft_clock_watch(struct soft_cpu *cpu, bool on);
 void soft_clock_close(struct soft_clock *clock); /* accepts NULL */
 uint64_t soft_clock_offset(struct soft_cpu *cpu, uint64_t tsc, uint64_t adjust);
-void soft_sleep(struct vcpu *vcpu); /* engine_ops.sleep */
+void soft_clock_set(struct vm *vm, uint64_t tsc); /* engine_ops.set_tsc */
+void soft_sleep(struct vcpu *vcpu);               /* engine_ops.sleep */
 
 /* ---- x87.c, xsave.c (vec) ---- */
 /* Moves the x87 state back to cpu->xsave: before the thread leaves the run loop; nothing to do is

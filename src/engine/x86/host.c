@@ -165,6 +165,16 @@ static void ask_tsc(void)
     tsc_khz = 1000000;
 }
 
+bool host_tsc_assume(uint32_t khz)
+{
+    uint32_t here = host_tsc_khz(), apart = here > khz ? here - khz : khz - here;
+
+    if (apart > khz / 4000) /* 250 parts per million */
+        return false;
+    tsc_khz = khz;
+    return true;
+}
+
 uint32_t host_tsc_khz(void)
 {
     pthread_once(&tsc_once, ask_tsc);

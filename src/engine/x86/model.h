@@ -127,6 +127,9 @@ void host_identity(char vendor[13], uint32_t *signature, char brand[49]);
 /* The host's TSC in kHz: from CPUID, else the kernel's, else measured against CLOCK_MONOTONIC_RAW;
  * found out once. */
 uint32_t host_tsc_khz(void);
+/* A machine saved where the TSC ran at `khz` goes on here: if the difference is no more than what
+ * measuring leaves open, host_tsc_khz says so from now on. False: it really differs. */
+bool host_tsc_assume(uint32_t khz);
 /* Where it must be measured, that begins here: what is done until somebody asks need not be waited
  * for. May be left out. */
 void host_tsc_begin(void);
