@@ -149,6 +149,7 @@ struct soft_cpu {
     uint64_t jit_rax, jit_tmp; /* scratch of translated code */
     uint32_t jit_from;         /* the last indirect branch there: number of its jit_meta */
     uint8_t jit_threshold;     /* entries until a block is translated; 0: never */
+    uint8_t vec_live;          /* JIT: the host's registers hold XMM, YMM, MXCSR; VEC_* below */
     bool jit_refused;          /* the host did not let this thread have GS */
     struct soft_tlb *tlb;
     struct soft_blocks *blocks;

@@ -219,6 +219,7 @@ void tr_slow(struct tr *t)
         e1(t->cold, 0x0f); /* ud2: not reached */
         e1(t->cold, 0x0b);
     } else {
+        tr_vec_back(t);
         e_jump(t->cold, J_ALWAYS, t->hot->p);
     }
     t->checks = 0;
@@ -239,4 +240,5 @@ void tr_handler(struct tr *t, bool ends)
         e1(t->hot, 0x0b);
     }
     t->in_eflags = t->in_memory = true;
+    t->vec = 0;
 }

@@ -319,7 +319,9 @@ bool tr_copy(struct tr *t)
     case X86_IDIV: return copy_division(t, true);
     default: break;
     }
-    if (!copyable(t))
+    if (tr_is_vector(t, in))
+        tr_vec_need(t);
+    else if (!copyable(t))
         return false;
     return in->mem ? copy_memory(t) : copy_registers(t);
 }

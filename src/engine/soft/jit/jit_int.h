@@ -86,7 +86,8 @@ struct jit {
     size_t size, hot_start, cold_start;
     struct buf hot, cold;
     /* stubs, in the writable view */
-    uint8_t *leave_flags, *leave, *op, *miss;
+    uint8_t *leave_flags, *leave, *op, *miss, *vec_in;
+    bool wide; /* the guest has YMM registers */
     uint64_t (*enter)(struct soft_cpu *cpu, const void *code); /* jit_site or 0 */
     int32_t tlb, table;         /* offsets from GS: tables of the TLB; jump tables */
     const void **slots;         /* [2][JIT_SLOTS] */
@@ -103,6 +104,9 @@ struct jit {
     unsigned pages, pages_max;
     struct soft_jit_counters n;
 };
+
+/* cpu->vec_live: 0 while C runs, so that XMM, YMM and MXCSR are then in struct soft_cpu. */
+enum { VEC_SSE = 1, VEC_AVX = 2 };
 
 #define GS(member) ((int32_t)offsetof(struct soft_cpu, member))
 #define GS_REG(n)  (GS(reg) + 8 * (int32_t)(n))

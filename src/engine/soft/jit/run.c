@@ -115,6 +115,14 @@ static bool distance(const void *from, const void *to, int32_t *out)
     return d > INT32_MIN / 2 && d < INT32_MAX / 2;
 }
 
+/* The model offers it, and so the host has it; without a model (tests) the host decides. */
+static bool has_avx(const struct soft_cpu *cpu)
+{
+    const struct cpu_model *m = cpu->vm->model;
+
+    return m ? cpu_model_has(m, X86_F_AVX) : __builtin_cpu_supports("avx");
+}
+
 void soft_jit_open(struct soft_cpu *cpu)
 {
     struct jit *j;
@@ -131,6 +139,7 @@ void soft_jit_open(struct soft_cpu *cpu)
         release(j);
         return;
     }
+    j->wide = has_avx(cpu);
     j->hot = (struct buf){j->rw, j->rw + COLD_AT};
     j->cold = (struct buf){j->rw + COLD_AT, j->rw + CODE_SIZE};
     jit_make_stubs(j);

@@ -6,6 +6,7 @@
  * faults (longjmp) expect them. */
 #include "engine/soft/jit/jit_int.h"
 #include "engine/soft/jit/run.h"
+#include "engine/soft/vector.h"
 
 /* Guest registers that live in host registers. */
 static const struct {
@@ -73,6 +74,103 @@ static void epilogue(struct buf *b)
     e1(b, 0xc3);
 }
 
+/* ---- vector registers ---- */
+
+enum { XMM_AT = GS(xsave) + XSAVE_XMM, YMM_AT = GS(xsave) + XSAVE_YMM };
+
+/* VINSERTF128 (0x18) or VEXTRACTF128 (0x19) between YMM r and gs:[disp], upper half. */
+static void high_half(struct buf *b, unsigned op, unsigned r, int32_t disp)
+{
+    e1(b, 0x65);
+    e1(b, 0xc4);
+    e1(b, (r > 7 ? 0 : 0x80) | 0x63);
+    e1(b, (op == 0x18 ? (~r & 15) : 15u) << 3 | 5);
+    e1(b, op);
+    e1(b, (r & 7) << 3 | 4);
+    e1(b, 0x25);
+    e4(b, (uint32_t)disp);
+    e1(b, 1);
+}
+
+static void test_gs(struct buf *b, int32_t disp, uint32_t bits)
+{
+    e_gs(b, 0, 0xf7, 0, disp);
+    e4(b, bits);
+}
+
+/* Takes the guest's vector registers and MXCSR into the host's. T1 := 0, or not 0 if control
+ * registers or unmasked exceptions do not allow that: then only handlers may run vector instructions.
+ * Flags are lost. */
+static void make_vec_in(struct jit *j, struct buf *b)
+{
+    uint8_t *refuse[4], *avx[2];
+
+    j->vec_in = b->p;
+    test_gs(b, GS(cr0), CR0_EM | CR0_TS);
+    refuse[0] = e_jump_later(b, J_NE);
+    test_gs(b, GS(cr4), CR4_OSFXSR);
+    refuse[1] = e_jump_later(b, J_E);
+    e_gs(b, 0, 0x8b, T1, GS(mxcsr));
+    e_rr(b, 0, 0xf7, 2, T1); /* not */
+    e_rr(b, 0, 0xf7, 0, T1);
+    e4(b, MXCSR_DEFAULT);
+    refuse[2] = e_jump_later(b, J_NE);
+    e_gs(b, 0, 0x1ae, 2, GS(mxcsr)); /* ldmxcsr */
+    for (unsigned i = 0; i < 16; i++) {
+        e_gs(b, 0, 0x128, i, XMM_AT + 16 * (int32_t)i); /* movaps */
+        if (j->wide)
+            high_half(b, 0x18, i, YMM_AT + 16 * (int32_t)i);
+    }
+    e_gs(b, 0, 0xc6, 0, GS(vec_live));
+    e1(b, VEC_SSE);
+    e_gs(b, 0, 0x8b, T1, GS(xcr0));
+    e_rr(b, 0, 0xf7, 2, T1);
+    e_rr(b, 0, 0xf7, 0, T1);
+    e4(b, 6);
+    avx[0] = e_jump_later(b, J_NE);
+    test_gs(b, GS(cr4), CR4_OSXSAVE);
+    avx[1] = e_jump_later(b, J_E);
+    e_gs(b, 0, 0xc6, 0, GS(vec_live));
+    e1(b, VEC_SSE | VEC_AVX);
+    e_patch(avx[0], b->p);
+    e_patch(avx[1], b->p);
+    e_mov_ri(b, T1, 0);
+    e1(b, 0xc3);
+    for (unsigned i = 0; i < 3; i++)
+        e_patch(refuse[i], b->p);
+    e_mov_ri(b, T1, 1);
+    e1(b, 0xc3);
+}
+
+/* Gives them back before C runs. RAX and flags are lost. */
+static void vec_out(struct jit *j, struct buf *b)
+{
+    uint8_t *done;
+
+    e_gs(b, 0, 0x80, 7, GS(vec_live)); /* cmp byte, 0 */
+    e1(b, 0);
+    done = e_jump_later(b, J_E);
+    for (unsigned i = 0; i < 16; i++) {
+        e_gs(b, 0, 0x129, i, XMM_AT + 16 * (int32_t)i);
+        if (j->wide)
+            high_half(b, 0x19, i, YMM_AT + 16 * (int32_t)i);
+    }
+    if (j->wide) { /* vzeroupper */
+        e1(b, 0xc5);
+        e1(b, 0xf8);
+        e1(b, 0x77);
+    }
+    e_gs(b, 0, 0x1ae, 3, GS(mxcsr)); /* stmxcsr */
+    e_gs(b, 0, 0xc7, 0, GS(jit_rax));
+    e4(b, MXCSR_DEFAULT);
+    e_gs(b, 0, 0x1ae, 2, GS(jit_rax));
+    e_gs(b, 0, 0xc6, 0, GS(vec_live));
+    e1(b, 0);
+    e_patch(done, b->p);
+}
+
+/* ---- in and out ---- */
+
 static void make_enter(struct jit *j, struct buf *b)
 {
     const uint8_t *at = jit_exec(j, b->p);
@@ -102,6 +200,7 @@ static void make_leave(struct jit *j, struct buf *b)
     store_all_but_rax(b);
     e_store(b, T0, GS(block_rip));
     e_store(b, T0, GS(rip));
+    vec_out(j, b);
     e_mov_rr(b, RAX, T1);
     epilogue(b);
     j->miss = b->p;
@@ -117,6 +216,7 @@ static void make_op(struct jit *j, struct buf *b)
     j->op = b->p;
     e_store(b, RAX, GS_REG(0));
     store_all_but_rax(b);
+    vec_out(j, b);
     e_mov_ri(b, RDI, (uintptr_t)j->cpu);
     e_rr(b, 0, 0x89, T1, RSI);
     e_mov_ri(b, RAX, (uintptr_t)soft_jit_op);
@@ -137,6 +237,7 @@ static void make_op(struct jit *j, struct buf *b)
 void jit_make_stubs(struct jit *j)
 {
     make_enter(j, &j->hot);
+    make_vec_in(j, &j->hot);
     make_leave(j, &j->hot);
     make_op(j, &j->hot);
 }

@@ -21,6 +21,8 @@ struct tr {
     bool user;
     /* Where the guest's flags are at this point: EFLAGS, cpu->arith, or both. */
     bool in_eflags, in_memory;
+    uint8_t vec;      /* VEC_* known to be live at this point */
+    unsigned vec_end; /* number of the last native vector instruction + 1 */
     uint16_t live[BLOCK_INSNS + 1]; /* flags that are needed before instruction i */
     /* checks of the current instruction: their jumps to its slow way */
     uint8_t *check[CHECKS_MAX];
@@ -77,6 +79,11 @@ void tr_handler(struct tr *t, bool ends);
 /* T1 := host address. */
 void tr_address(struct tr *t, struct place p);
 
+/* vec.c */
+/* The instruction is a vector one that the host may run on its own registers. */
+bool tr_is_vector(const struct tr *t, const struct insn *in);
+void tr_vec_need(struct tr *t); /* before such an instruction */
+void tr_vec_back(struct tr *t); /* in the slow way, behind the handler */
 /* copy.c: false, nothing emitted: by its handler. */
 bool tr_copy(struct tr *t);
 /* flow.c */

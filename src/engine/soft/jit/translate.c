@@ -7,7 +7,7 @@
  */
 #include "engine/soft/jit/tr.h"
 
-#define INSN_CODE  160u /* more than the code of one instruction, in either region */
+#define INSN_CODE  320u /* more than the code of one instruction, in either region */
 #define INSN_POOL  128u
 #define BLOCK_POOL 1024u
 
@@ -111,6 +111,10 @@ static void body(struct tr *t)
 {
     bool open = true;
 
+    for (unsigned i = 0; i < t->insns; i++) {
+        if (tr_is_vector(t, &t->insn[i]))
+            t->vec_end = i + 1;
+    }
     t->next = t->start;
     for (t->i = 0; t->i < t->insns; t->i++) {
         t->rip = t->next;
