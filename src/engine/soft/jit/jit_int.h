@@ -87,7 +87,7 @@ struct jit {
     struct buf hot, cold;
     /* stubs, in the writable view */
     uint8_t *leave_flags, *leave, *op, *miss, *vec_in;
-    bool wide; /* the guest has YMM registers */
+    bool wide;                                                 /* the guest has YMM registers */
     uint64_t (*enter)(struct soft_cpu *cpu, const void *code); /* jit_site or 0 */
     int32_t tlb, table;         /* offsets from GS: tables of the TLB; jump tables */
     const void **slots;         /* [2][JIT_SLOTS] */

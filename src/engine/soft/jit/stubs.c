@@ -99,8 +99,8 @@ static void test_gs(struct buf *b, int32_t disp, uint32_t bits)
 }
 
 /* Takes the guest's vector registers and MXCSR into the host's. T1 := 0, or not 0 if control
- * registers or unmasked exceptions do not allow that: then only handlers may run vector instructions.
- * Flags are lost. */
+ * registers or unmasked exceptions do not allow that: then only handlers may run vector
+ * instructions. Flags are lost. */
 static void make_vec_in(struct jit *j, struct buf *b)
 {
     uint8_t *refuse[4], *avx[2];

@@ -21,8 +21,8 @@ struct tr {
     bool user;
     /* Where the guest's flags are at this point: EFLAGS, cpu->arith, or both. */
     bool in_eflags, in_memory;
-    uint8_t vec;      /* VEC_* known to be live at this point */
-    unsigned vec_end; /* number of the last native vector instruction + 1 */
+    uint8_t vec;                    /* VEC_* known to be live at this point */
+    unsigned vec_end;               /* number of the last native vector instruction + 1 */
     uint16_t live[BLOCK_INSNS + 1]; /* flags that are needed before instruction i */
     /* checks of the current instruction: their jumps to its slow way */
     uint8_t *check[CHECKS_MAX];
