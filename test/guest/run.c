@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* guest-run: a machine with nothing but an engine, memory, the debug port 0x402 (shown on stdout)
- * and the exit port 0xf4, for test guests. Loads one image by its Multiboot header.
+/* guest-run: a machine with nothing but an engine, memory, the debug port 0x402 (shown on stdout),
+ * the exit port 0xf4 and a device's page at SCRATCH that keeps what is written, for test guests.
+ * Loads one image by its Multiboot header.
  *
  *   guest-run [--engine soft|kvm] [--cpu MODEL] [--cpus N] [--timeout SECONDS] IMAGE */
 #include "base/clock.h"
@@ -14,12 +15,13 @@
 #include <unistd.h>
 
 #define RAM_SIZE (64 * MiB)
+#define SCRATCH  0x10000000
 
 struct run {
     struct vm vm;
     struct mem mem;
     struct bus mmio, pio;
-    struct region debug, exit;
+    struct region debug, exit, scratch;
     struct cpu_model model;
     pthread_mutex_t lock;
     pthread_cond_t ended;
@@ -62,6 +64,22 @@ static void exit_write(void *dev, uint64_t offset, uint64_t value, unsigned size
     end((int)(value & 0xff), NULL);
 }
 
+static uint8_t scratch[PAGE_SIZE];
+
+static uint64_t scratch_read(void *dev, uint64_t offset, unsigned size)
+{
+    uint64_t value = 0;
+
+    memcpy(&value, scratch + offset, size);
+    return value;
+}
+
+static void scratch_write(void *dev, uint64_t offset, uint64_t value, unsigned size)
+{
+    memcpy(scratch + offset, &value, size);
+}
+
+static const struct region_ops scratch_ops = {scratch_read, scratch_write, 1, 8};
 static const struct region_ops debug_ops = {port_read, debug_write, 1, 1};
 static const struct region_ops exit_ops = {port_read, exit_write, 1, 4};
 
@@ -145,6 +163,8 @@ static bool assemble(const char *engine, const char *model, unsigned cpus, struc
     vm_init(&run.vm);
     run.debug = (struct region){.name = "debug", .base = 0x402, .size = 1, .ops = &debug_ops};
     run.exit = (struct region){.name = "exit", .base = 0xf4, .size = 4, .ops = &exit_ops};
+    run.scratch = (struct region){
+        .name = "scratch", .base = SCRATCH, .size = sizeof scratch, .ops = &scratch_ops};
     run.vm.events = &events;
     run.vm.mem = &run.mem;
     run.vm.mmio = &run.mmio;
@@ -154,7 +174,7 @@ static bool assemble(const char *engine, const char *model, unsigned cpus, struc
            cpu_model_make(&run.model, model, &offer, err) &&
            mem_add(&run.mem, "ram", 0, RAM_SIZE, false, err) &&
            bus_add(&run.pio, &run.debug, err) && bus_add(&run.pio, &run.exit, err) &&
-           vm_open(&run.vm, choice.ops, cpus, err);
+           bus_add(&run.mmio, &run.scratch, err) && vm_open(&run.vm, choice.ops, cpus, err);
 }
 
 static void wait_end(unsigned seconds)
@@ -212,6 +232,9 @@ int main(int argc, char **argv)
     }
     vm_resume(&run.vm);
     wait_end(timeout);
+    if (atomic_load(&run.vm.cpu[0]->count[COUNT_EMULATED]))
+        printf("# %llu instructions were completed by the soft engine\n",
+               (unsigned long long)atomic_load(&run.vm.cpu[0]->count[COUNT_EMULATED]));
     vm_close(&run.vm);
     mem_close(&run.mem);
     bus_close(&run.mmio);

@@ -101,6 +101,8 @@ static bool set_up_irqchip(struct kvm_vm *kvm, struct err *err)
     const uint64_t identity = IDENTITY_MAP;
     unsigned bus_ns = 1000000000 / X86_CRYSTAL_HZ;
 
+    /* Ring 3's instructions too come to us (complete.c); older kernels send it #UD for them. */
+    (void)enable(kvm->fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
     if (ioctl(kvm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) ||
         ioctl(kvm->fd, KVM_SET_TSS_ADDR, TSS_PAGES))
         return err_set(err, errno, "cannot place KVM's own pages: %s", strerror(errno));
@@ -158,6 +160,8 @@ static void engine_close(struct vm *vm)
         close(kvm->fd);
     if (kvm->sys >= 0)
         close(kvm->sys);
+    kvm_complete_close(vm);
+    pthread_mutex_destroy(&kvm->step_lock);
     pthread_mutex_destroy(&kvm->ring_lock);
     pthread_mutex_destroy(&kvm->lock);
     free(kvm->line);
@@ -175,6 +179,7 @@ static bool engine_open(struct vm *vm, struct err *err)
     kvm->fd = -1;
     pthread_mutex_init(&kvm->lock, NULL);
     pthread_mutex_init(&kvm->ring_lock, NULL);
+    pthread_mutex_init(&kvm->step_lock, NULL);
     vm->priv = kvm;
     kvm->sys = kvm_open_device(err);
     if (kvm->sys < 0 || !check_capabilities(kvm->sys, err) || !create_vm(kvm, err) ||
@@ -317,6 +322,7 @@ static void engine_dirty(struct vm *vm, struct mem_region *r)
             all_dirty(r);
         return;
     }
+    kvm_complete_dirty(vm, r);
     bits = calloc(words, sizeof *bits);
     log.dirty_bitmap = bits;
     if (!bits || ioctl(kvm->fd, KVM_GET_DIRTY_LOG, &log))

@@ -23,6 +23,8 @@ struct kvm_vm {
     struct kvm_coalesced_mmio_ring *ring; /* deferred writes; NULL: none, or no vCPU yet */
     unsigned ring_max;
     pthread_mutex_t ring_lock; /* taken before any device's */
+    struct soft_stepper *step; /* opened at the first instruction that needs it */
+    pthread_mutex_t step_lock; /* guards `step`, whose instructions reach devices */
     pthread_mutex_t lock;      /* guards what follows */
     struct msi pin[KVM_PINS];
     uint32_t level_pins; /* a bit for each pin whose EOI we must hear of */
@@ -72,9 +74,19 @@ bool kvm_engine_bell(struct vm *vm, uint64_t addr, int fd, bool on);
 /* ---- run.c ---- */
 enum vcpu_exit kvm_engine_run(struct vcpu *vcpu);
 
+/* ---- complete.c ---- */
+/* Does the instruction that KVM refuses. VCPU_BROKEN: the soft engine refuses too, err says why. */
+enum vcpu_exit kvm_complete(struct vcpu *vcpu, struct err *err);
+void kvm_complete_close(struct vm *vm);
+/* Pages that such instructions wrote. */
+void kvm_complete_dirty(struct vm *vm, struct mem_region *r);
+
 /* ---- state.c, msr.c ---- */
 void kvm_engine_get(struct vcpu *vcpu, struct vcpu_state *state);
 bool kvm_engine_set(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err);
+/* What an instruction changes: registers, vector state, debug registers. Events that KVM has in
+ * hand stay, but for the exception that it raised for the instruction. */
+bool kvm_put_completed(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err);
 void kvm_get_msrs(struct vcpu *vcpu, struct vcpu_state *state);
 bool kvm_set_msrs(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err);
 /* IA32_TSC_DEADLINE alone: it needs the LAPIC's timer mode and the TSC to be there. */

@@ -84,9 +84,12 @@ static enum vcpu_exit broken(struct vcpu *vcpu, int code, const char *why)
     return VCPU_BROKEN;
 }
 
+/* The soft engine knows the instruction, or raises #UD for the guest. */
 static enum vcpu_exit internal_error(struct vcpu *vcpu, const struct kvm_run *run)
 {
-    char why[160], bytes[64] = "";
+    char why[256], bytes[64] = "";
+    struct err err;
+    enum vcpu_exit exit;
     bool has_bytes =
         run->emulation_failure.ndata >= 3 &&
         (run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
@@ -95,11 +98,14 @@ static enum vcpu_exit internal_error(struct vcpu *vcpu, const struct kvm_run *ru
         snprintf(why, sizeof why, "KVM's internal error %u", run->internal.suberror);
         return broken(vcpu, EIO, why);
     }
+    exit = kvm_complete(vcpu, &err);
+    if (exit != VCPU_BROKEN)
+        return exit;
     if (has_bytes)
         hex(bytes, sizeof bytes, run->emulation_failure.insn_bytes,
             (unsigned)min_u64(run->emulation_failure.insn_size, 15));
-    snprintf(why, sizeof why, "KVM cannot emulate an instruction%s%s; --engine soft can",
-             bytes[0] ? ":" : "", bytes);
+    snprintf(why, sizeof why, "KVM cannot emulate an instruction%s%s, nor can we: %.120s",
+             bytes[0] ? ":" : "", bytes, err.text);
     return broken(vcpu, ENOTSUP, why);
 }
 
@@ -110,6 +116,7 @@ static enum vcpu_count kind_of(uint32_t reason)
     case KVM_EXIT_MMIO: return COUNT_MMIO;
     case KVM_EXIT_IOAPIC_EOI: return COUNT_EOI;
     case KVM_EXIT_IRQ_WINDOW_OPEN: return COUNT_WINDOW;
+    case KVM_EXIT_INTERNAL_ERROR: return COUNT_EMULATED;
     default: return COUNT_OTHER;
     }
 }

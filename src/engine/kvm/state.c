@@ -329,6 +329,44 @@ static bool put_events(struct vcpu *vcpu, const struct vcpu_state *s, struct err
            put(vcpu, KVM_SET_MP_STATE, &mp, "run state", err);
 }
 
+/* ---- after one instruction ---- */
+
+/* Parts of the vector state that struct vcpu_state does not hold stay as they are. */
+static bool put_vectors_kept(struct vcpu *vcpu, const struct vcpu_state *s, struct err *err)
+{
+    struct kvm_xsave x = {0};
+    uint8_t *image = (uint8_t *)x.region;
+    uint64_t others;
+
+    if (ioctl(cpu_fd(vcpu), KVM_GET_XSAVE, &x))
+        return err_set(err, errno, "KVM does not give the vector state: %s", strerror(errno));
+    others = le64(image + 512) & ~7ull;
+    memcpy(image, s->xsave, 464);
+    memcpy(image + 576, s->xsave + 576, XSAVE_KEPT - 576);
+    put_le64(image + 512, others | (le64(s->xsave + 512) & 7));
+    return put(vcpu, KVM_SET_XSAVE, &x, "vector state", err);
+}
+
+static bool put_events_kept(struct vcpu *vcpu, const struct vcpu_state *s, struct err *err)
+{
+    struct kvm_vcpu_events e = {0};
+
+    if (ioctl(cpu_fd(vcpu), KVM_GET_VCPU_EVENTS, &e))
+        return err_set(err, errno, "KVM does not give the pending events: %s", strerror(errno));
+    memset(&e.exception, 0, sizeof e.exception);
+    e.interrupt.shadow = (uint8_t)((s->shadow_sti ? KVM_X86_SHADOW_INT_STI : 0) |
+                                   (s->shadow_ss ? KVM_X86_SHADOW_INT_MOV_SS : 0));
+    e.nmi.masked = s->nmi_blocked;
+    e.flags = KVM_VCPUEVENT_VALID_SHADOW;
+    return put(vcpu, KVM_SET_VCPU_EVENTS, &e, "pending events", err);
+}
+
+bool kvm_put_completed(struct vcpu *vcpu, const struct vcpu_state *s, struct err *err)
+{
+    return put_sregs(vcpu, s, err) && put_regs(vcpu, s, err) && put_vectors_kept(vcpu, s, err) &&
+           put_debug(vcpu, s, err) && put_events_kept(vcpu, s, err);
+}
+
 /* ---- all of it ---- */
 
 void kvm_engine_get(struct vcpu *vcpu, struct vcpu_state *s)

@@ -57,7 +57,8 @@ bool soft_cpu_open(struct soft_cpu *cpu, struct err *err)
         return err_set(err, ENOMEM, "no memory for a vCPU's code cache");
     }
     soft_mode_changed(cpu);
-    soft_jit_open(cpu);
+    if (!cpu->soft->stepper)
+        soft_jit_open(cpu);
     if (cpu->jit)
         soft_jit_set_threshold(cpu, soft_jit_options.threshold);
     return true;

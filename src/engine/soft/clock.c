@@ -25,6 +25,7 @@ struct soft_clock {
     pthread_mutex_t lock; /* guards cpu[]: vCPUs come and go while the thread looks */
     struct soft_cpu *cpu[VCPUS_MAX];
     pthread_t thread;
+    bool threaded;
     _Atomic bool stop;
     _Atomic uint32_t sequence; /* the thread's futex */
     _Atomic uint64_t wake_at;  /* when the thread will look by itself */
@@ -126,10 +127,22 @@ void clock_arm(struct soft_cpu *cpu, uint64_t due_ns)
     notify(cpu->clock, due_ns);
 }
 
-struct soft_clock *soft_clock_open(struct err *err)
+static int start_thread(struct soft_clock *clock)
+{
+    sigset_t all, old;
+    int e;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    e = pthread_create(&clock->thread, NULL, clock_main, clock);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    clock->threaded = !e;
+    return e;
+}
+
+struct soft_clock *soft_clock_open(bool thread, struct err *err)
 {
     struct soft_clock *clock = calloc(1, sizeof *clock);
-    sigset_t all, old;
     int e;
 
     if (!clock) {
@@ -138,10 +151,7 @@ struct soft_clock *soft_clock_open(struct err *err)
     }
     pthread_mutex_init(&clock->lock, NULL);
     clock->tsc_offset = -__rdtsc();
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    e = pthread_create(&clock->thread, NULL, clock_main, clock);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    e = thread ? start_thread(clock) : 0;
     if (e) {
         pthread_mutex_destroy(&clock->lock);
         free(clock);
@@ -158,7 +168,8 @@ void soft_clock_close(struct soft_clock *clock)
     atomic_store(&clock->stop, true);
     atomic_fetch_add(&clock->sequence, 1);
     wake(&clock->sequence);
-    pthread_join(clock->thread, NULL);
+    if (clock->threaded)
+        pthread_join(clock->thread, NULL);
     pthread_mutex_destroy(&clock->lock);
     free(clock);
 }

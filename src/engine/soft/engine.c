@@ -2,6 +2,7 @@
 /* The soft engine's entry points: opening, closing, kicks and interrupts from outside, and the
  * state that goes into snapshots and comes out of them. What comes in is checked, because it may
  * come from a stranger: nothing in it may make the engine do what a guest could not. */
+#include "engine/soft/page.h"
 #include "engine/soft/system.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -56,8 +57,8 @@ static bool open_parts(struct soft_cpu *cpu, struct err *err)
     cpu->msr = calloc(1, sizeof *cpu->msr);
     if (!cpu->msr)
         return err_set(err, ENOMEM, "no memory for a vCPU");
-    cpu->clock =
-        cpu->vcpu->id == 0 ? soft_clock_open(err) : ((struct soft_cpu *)first->priv)->clock;
+    cpu->clock = cpu->vcpu->id == 0 ? soft_clock_open(!cpu->soft->stepper, err)
+                                    : ((struct soft_cpu *)first->priv)->clock;
     if (!cpu->clock || !soft_cpu_open(cpu, err) || !soft_apic_open(cpu, err))
         return false;
     soft_clock_watch(cpu, true);

@@ -277,7 +277,8 @@ void soft_apic_set(struct soft_cpu *cpu,
                    const struct lapic_state *state); /* after soft_apic_check */
 uint64_t soft_tsc(const struct soft_cpu *cpu);
 uint64_t soft_tsc_hz(void);
-struct soft_clock *soft_clock_open(struct err *err); /* NULL on error */
+/* NULL on error. Without its thread, timers never fire. */
+struct soft_clock *soft_clock_open(bool thread, struct err *err);
 /* From when its APIC is open, until it closes. */
 void soft_clock_watch(struct soft_cpu *cpu, bool on);
 void soft_clock_close(struct soft_clock *clock); /* accepts NULL */
