@@ -37,8 +37,7 @@ static bool add_vsock(struct machine *m, struct err *err)
     if (!m->config.vsock_cid)
         return true;
     if (!m->config.vsock_socket[0])
-        return err_set(err, ENOSYS, "--vsock %u: give it a socket: --vsock %u,socket=PATH",
-                       m->config.vsock_cid, m->config.vsock_cid);
+        return device_attach(&m->board, virtio_vsock_vhost_new("vsock0", m->config.vsock_cid), err);
     listener = listen_unix(m->config.vsock_socket, 64, err);
     if (listener < 0)
         return err_wrap(err, "--vsock");
@@ -207,7 +206,10 @@ static bool add_net(struct machine *m, unsigned i, struct err *err)
         net_mac_make(mac, m->config.name[0] ? m->config.name : NULL, i);
     snprintf(id, sizeof id, "net%u", i);
     return open_pairs(m, i, &n, &pairs, err) &&
-           device_attach(&m->board, virtio_net_new(id, m->net[i], pairs, mac, n.mtu), err);
+           device_attach(
+               &m->board,
+               (n.vhost ? virtio_net_vhost_new : virtio_net_new)(id, m->net[i], pairs, mac, n.mtu),
+               err);
 }
 
 static bool add_nets(struct machine *m, struct err *err)

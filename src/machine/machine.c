@@ -365,7 +365,7 @@ bool machine_start(struct machine *m, struct err *err)
     if (!vm_start(&m->vm, err))
         return false;
     host_tsc_khz(); /* finding out takes calls that the filter refuses */
-    if (m->config.sandbox && !sandbox_filter(m->vm.engine == &kvm_engine, err))
+    if (m->config.sandbox && !sandbox_filter(m->vm.engine == &kvm_engine, m->mem.unlogged, err))
         return false;
     if (m->config.timeout_s)
         loop_at(m->loop, &m->timeout, now_ns() + m->config.timeout_s * 1000000000ULL);

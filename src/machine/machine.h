@@ -110,7 +110,8 @@ bool sandbox_drop_user(const char *user, struct err *err);
 bool sandbox_fence(const struct config *config, struct err *err); /* files: before threads start */
 /* For the dialer's own process: sockets of the host by path, nothing else. */
 bool sandbox_dialer(struct err *err);
-/* System calls, of all threads; `kvm`: the engine is KVM. */
-bool sandbox_filter(bool kvm, struct err *err);
+/* System calls, of all threads; `kvm`: the engine is KVM; `vhost`: the kernel serves some queues.
+ */
+bool sandbox_filter(bool kvm, bool vhost, struct err *err);
 
 #endif

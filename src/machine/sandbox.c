@@ -14,6 +14,7 @@
 #include <linux/futex.h>
 #include <linux/kvm.h>
 #include <linux/landlock.h>
+#include <linux/vhost.h>
 #include <pwd.h>
 #include <seccomp.h>
 #include <sys/mman.h>
@@ -260,13 +261,20 @@ static const unsigned long kvm_ioctls[] = {
     KVM_SET_MP_STATE,
 };
 
-static int allow_kvm(scmp_filter_ctx f)
+/* Queues that the kernel serves: given to it and taken back as the driver comes and goes. */
+static const unsigned long vhost_ioctls[] = {
+    VHOST_SET_FEATURES,   VHOST_SET_MEM_TABLE,   VHOST_SET_VRING_NUM,     VHOST_SET_VRING_BASE,
+    VHOST_GET_VRING_BASE, VHOST_SET_VRING_ADDR,  VHOST_SET_VRING_KICK,    VHOST_SET_VRING_CALL,
+    VHOST_SET_VRING_ERR,  VHOST_NET_SET_BACKEND, VHOST_VSOCK_SET_RUNNING,
+};
+
+static int allow_list(scmp_filter_ctx f, const unsigned long *request, unsigned count)
 {
     int bad = 0;
 
-    for (unsigned i = 0; i < ARRAY_SIZE(kvm_ioctls); i++)
+    for (unsigned i = 0; i < count; i++)
         bad |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                                SCMP_A1(SCMP_CMP_EQ, kvm_ioctls[i]));
+                                SCMP_A1(SCMP_CMP_EQ, request[i]));
     return bad;
 }
 
@@ -280,7 +288,7 @@ static int allow_ioctls(scmp_filter_ctx f)
     return bad;
 }
 
-bool sandbox_filter(bool kvm, struct err *err)
+bool sandbox_filter(bool kvm, bool vhost, struct err *err)
 {
     /* A refused call kills: it can only come from a hijacked process or a bug that tests must show.
      */
@@ -293,7 +301,9 @@ bool sandbox_filter(bool kvm, struct err *err)
         bad =
             allow_memory(f) | allow_own_signals(f) | allow_prctl(f) | allow_gs(f) | allow_ioctls(f);
     if (!bad && kvm)
-        bad = allow_kvm(f);
+        bad = allow_list(f, kvm_ioctls, ARRAY_SIZE(kvm_ioctls));
+    if (!bad && vhost)
+        bad = allow_list(f, vhost_ioctls, ARRAY_SIZE(vhost_ioctls));
     if (!bad)
         bad = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1);
     if (!bad)

@@ -300,6 +300,12 @@ int mem_load(struct mem *m, gpa addr, const void *src, size_t len)
 
 bool mem_log_start(struct mem *m, struct err *err)
 {
+    if (m->unlogged)
+        return err_set(
+            err, ENOTSUP,
+            "%s: the kernel writes to guest memory and does not say where; only a stopped "
+            "machine can be saved with it",
+            m->unlogged);
     mem_log_stop(m);
     for (unsigned i = 0; i < m->count; i++) {
         struct mem_region *r = &m->region[i];

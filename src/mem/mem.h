@@ -31,6 +31,7 @@ struct mem_watcher { /* an engine that caches decoded code hears of every write 
 struct mem {
     struct mem_region region[MEM_REGIONS_MAX]; /* sorted by base */
     unsigned count;
+    const char *unlogged;        /* who writes to memory without marking pages; NULL: nobody */
     struct mem_watcher *watcher; /* set by the engine; may be NULL */
     int backing;                 /* mem_back's file, -1: none */
 };

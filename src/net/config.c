@@ -21,6 +21,7 @@ static const struct field fields[] = {
     FIELD_TEXT(struct net_config, hostname),
     FIELD(struct net_config, restricted, 1),
     FIELD(struct net_config, mtu, 65521),
+    FIELD(struct net_config, vhost, 1),
     {0},
 };
 /* clang-format on */
@@ -35,6 +36,7 @@ static const struct key {
     {"socket", BIT(NET_USER) | BIT(NET_VHOST_USER)},
     {"mac", BIT(NET_USER) | BIT(NET_TAP) | BIT(NET_VHOST_USER)},
     {"queues", BIT(NET_TAP) | BIT(NET_VHOST_USER)},
+    {"vhost", BIT(NET_TAP)},
     {"hostname", BIT(NET_USER)},
     {"restricted", BIT(NET_USER)},
     {"mtu", BIT(NET_USER) | BIT(NET_TAP) | BIT(NET_VHOST_USER)},

@@ -54,6 +54,7 @@ struct net_config { /* --net user,forward=tcp:2222:22 | tap,name=T | none */
     char hostname[64]; /* given by DHCP */
     bool restricted;   /* user: no way out but the forwards */
     uint16_t mtu;      /* 0: 1500, or the tap's own */
+    bool vhost;        /* tap: the kernel moves the frames */
 };
 
 /* `kind`'s text after "--net ": parses "user,forward=tcp:2222:22,forward=..." */
@@ -69,6 +70,11 @@ bool net_mac_parse(uint8_t mac[6], const char *text, struct err *err);
 
 /* A tap of that name (made if missing and allowed), with vnet_hdr. One per queue pair. */
 struct net *net_tap_open(struct loop *l, const struct net_config *c, struct err *err);
+/* For somebody else (vhost-net) who moves a tap's frames from now on: its descriptor, still the
+ * tap's. */
+int net_tap_lend(struct net *n);
+void net_tap_enable(struct net *n,
+                    bool on); /* of a tap with several queues: whether it has frames */
 /* Frames over a connected stream socket with 4-byte big-endian lengths: hull-usernet, passt, QEMU.
  * Owns fd, on errors too. When the peer goes, frames are dropped from then on and the log says so.
  */

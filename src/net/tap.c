@@ -124,6 +124,19 @@ static void tap_offload(struct net *n, unsigned features)
                               (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_UFO)));
 }
 
+int net_tap_lend(struct net *n)
+{
+    loop_forget(of(n)->loop, &of(n)->watch);
+    return of(n)->watch.fd;
+}
+
+void net_tap_enable(struct net *n, bool on)
+{
+    struct ifreq ifr = {.ifr_flags = on ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE};
+
+    ioctl(of(n)->watch.fd, TUNSETQUEUE, &ifr); /* fails if it is so already */
+}
+
 static void tap_close(struct net *n)
 {
     struct tap *t = of(n);

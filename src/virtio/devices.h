@@ -19,6 +19,9 @@ void virtio_blk_resized(struct device *dev); /* block->size has changed */
  * `mtu` 0: the guest is not told any. Takes the backends' sinks. */
 struct device *virtio_net_new(const char *id, struct net *const *backend, uint16_t pairs,
                               const uint8_t mac[6], uint16_t mtu);
+/* The same over taps, with the queues served by the host's kernel; the loop does not see frames. */
+struct device *virtio_net_vhost_new(const char *id, struct net *const *tap, uint16_t pairs,
+                                    const uint8_t mac[6], uint16_t mtu);
 void virtio_net_link(struct device *dev, bool up);
 void virtio_net_announce(struct device *dev); /* asks the guest to tell the network where it is */
 
@@ -63,6 +66,8 @@ void virtio_balloon_stats(struct device *dev, struct balloon_stats *stats);
  * that the guest connects to are asked for at `dial_fd` (UNIX SOCK_SEQPACKET, struct vsock_dial).
  * Either may be -1; both are the device's, and it must be attached or freed. */
 struct device *virtio_vsock_new(const char *id, uint32_t cid, int listen_fd, int dial_fd);
+/* The same by the kernel's vhost-vsock: AF_VSOCK sockets on the host too. */
+struct device *virtio_vsock_vhost_new(const char *id, uint32_t cid);
 struct vsock_dial { /* question: value is the port; answer: 0 with a descriptor, or an errno */
     uint32_t id, value;
 };

@@ -308,6 +308,8 @@ static void net_kick(struct virtio *v, struct queue *q)
 
     if (q->index == control_index(n)) {
         net_control_kick(n, q);
+    } else if (n->vhost_path) {
+        /* the kernel's, or the driver does not use it yet */
     } else if (q->index < 2 * n->pair_count) {
         if (q->index % 2)
             transmit_kick(p, q);
@@ -346,7 +348,7 @@ static bool net_start(struct virtio *v, uint64_t features, struct err *err)
     struct virtio_net *n = net_of(v);
 
     offload_all(n, tun_features(n));
-    return true;
+    return net_vhost_update(n, err);
 }
 
 static void net_release_all(struct virtio *v)
@@ -357,11 +359,18 @@ static void net_release_all(struct virtio *v)
         rx_release(&n->pair[i]);
 }
 
+static void net_pause(struct virtio *v)
+{
+    net_release_all(v);
+    net_vhost_stop(net_of(v));
+}
+
 static void net_stop(struct virtio *v)
 {
     struct virtio_net *n = net_of(v);
 
     net_release_all(v);
+    net_vhost_stop(n);
     for (unsigned i = 0; i < n->pair_count; i++)
         n->pair[i].splitting = false;
     offload_all(n, 0);
@@ -380,6 +389,7 @@ static void net_resume(struct virtio *v)
 
     for (unsigned i = 0; i < n->pair_count; i++)
         receive_kick(&n->pair[i]);
+    net_vhost_refresh(n);
 }
 
 static const struct virtio_ops net_ops = {
@@ -390,7 +400,7 @@ static const struct virtio_ops net_ops = {
     .kick = net_kick,
     .stop = net_stop,
     .queue_stop = net_queue_stop,
-    .pause = net_release_all,
+    .pause = net_pause,
     .resume = net_resume,
 };
 
@@ -451,8 +461,13 @@ static bool net_attach(struct device *dev, struct board *board, struct err *err)
     n->v.config_len = offsetof(struct virtio_net_config, speed);
     n->v.queue_count = (uint16_t)(2 * n->pair_count + 1);
     n->v.offered = net_features(n, vnet_hdr);
+    n->v.split_only = n->vhost_path;
+    if (n->vhost_path && !net_vhost_open(n, err))
+        return false;
     if (!virtio_pci_attach(&n->v, board, &net_ops, -1, err))
         return false;
+    if (n->vhost_path)
+        return net_vhost_attach(n, err);
     for (unsigned i = 0; i < n->pair_count; i++)
         n->pair[i].backend->sink = &n->pair[i].sink;
     return true;
@@ -479,6 +494,7 @@ static void net_detach(struct device *dev)
         free(p->frame);
         p->frame = NULL;
     }
+    net_vhost_close(n);
 }
 
 static bool net_restored(struct device *dev, struct err *err)

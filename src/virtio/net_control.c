@@ -89,6 +89,7 @@ static bool set_pairs(struct virtio_net *n, uint8_t cmd, struct chain *c)
         !pairs || pairs > n->pair_count)
         return false;
     n->active_pairs = pairs;
+    net_vhost_refresh(n);
     return true;
 }
 
@@ -151,6 +152,7 @@ void virtio_net_link(struct device *dev, bool up)
     uint16_t others = n->link & (uint16_t)~VIRTIO_NET_S_LINK_UP;
 
     net_link_update(n, up ? others | VIRTIO_NET_S_LINK_UP : others, true);
+    net_vhost_refresh(n);
 }
 
 void virtio_net_announce(struct device *dev)

@@ -95,7 +95,8 @@ void virtio_kick(struct virtio *v, unsigned queue)
     struct queue *q = &v->queue[queue].q;
     bool again;
 
-    if (v->life != VIRTIO_RUNNING || v->paused || !q->live || q->broken || q->stopping)
+    if (v->life != VIRTIO_RUNNING || v->paused || !q->live || q->broken || q->stopping ||
+        v->queue[queue].lent)
         return;
     queue_hold(q);
     q->budget = KICK_CHAINS;
@@ -132,8 +133,26 @@ void virtio_notify(struct virtio *v, uint32_t queue)
         return;
     vq = &v->queue[queue];
     /* One write wakes the loop; further ones would only cost. See kick_ready. */
-    if (!__atomic_exchange_n(&vq->kicked, true, __ATOMIC_SEQ_CST))
+    if (!__atomic_exchange_n(&vq->kicked, true, __ATOMIC_SEQ_CST) ||
+        __atomic_load_n(&vq->lent, __ATOMIC_SEQ_CST))
         (void)!write(vq->kick.fd, &one, sizeof one);
+}
+
+/* A vCPU that still sees the old `lent` either finds the flag down and writes, or came before the
+ * flag fell here, and then the write below comes after it. */
+void virtio_queue_lend(struct virtio *v, unsigned queue, bool on)
+{
+    struct virtio_queue *vq = &v->queue[queue];
+    uint64_t one = 1;
+    struct err err;
+
+    if (on)
+        loop_forget(v->loop, &vq->kick);
+    __atomic_store_n(&vq->lent, on, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&vq->kicked, false, __ATOMIC_SEQ_CST);
+    (void)!write(vq->kick.fd, &one, sizeof one);
+    if (!on && !loop_watch(v->loop, &vq->kick, &err))
+        queue_break(&vq->q, err.text);
 }
 
 /* ---- the driver's side, under dev.lock ---- */
@@ -379,10 +398,10 @@ bool virtio_open(struct virtio *v, struct board *board, const struct virtio_ops 
     v->loop = v->loop ? v->loop : board->loop;
     v->sync.run = virtio_sync;
     v->config_vector = VIRTIO_NO_VECTOR;
-    v->offered |= BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
-                  BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_F_RING_RESET);
+    v->offered |=
+        BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_RING_F_EVENT_IDX);
     if (!v->split_only)
-        v->offered |= BIT(VIRTIO_F_RING_PACKED);
+        v->offered |= BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_F_RING_RESET);
     for (unsigned i = 0; i < v->queue_count; i++)
         v->queue[i].kick.fd = -1;
     for (unsigned i = 0; i < v->queue_count; i++) {

@@ -79,6 +79,7 @@ struct virtio_queue {
     struct watch kick;
     struct virtio *v;
     bool kicked; /* atomic: the eventfd was written and not yet read */
+    bool lent;   /* atomic: somebody else reads the eventfd and serves the queue */
 };
 
 enum virtio_life { VIRTIO_IDLE, VIRTIO_RUNNING, VIRTIO_STOPPING };
@@ -92,7 +93,7 @@ struct virtio {
     /* Given by the device before it attaches. */
     uint64_t offered;
     uint16_t queue_count, config_len;
-    bool split_only; /* do not offer packed rings */
+    bool split_only; /* do not offer packed rings, nor to reset a single queue */
     /* Under dev.lock. */
     uint8_t config[VIRTIO_CONFIG_MAX];
     uint64_t features; /* written by the driver */
@@ -137,6 +138,10 @@ void virtio_kick(struct virtio *v, unsigned queue);
 /* Changes device configuration from the loop's thread; `interrupt` tells the driver. */
 void virtio_config_set(struct virtio *v, unsigned offset, const void *src, size_t len,
                        bool interrupt);
+/* A live queue that somebody else (the kernel's vhost) serves: its notifications go to kick.fd
+ * alone and ops->kick is not called. Where its ring stands is in q.avail and q.used before and
+ * after. Each change leaves one notification in kick.fd, so that none is missed. */
+void virtio_queue_lend(struct virtio *v, unsigned queue, bool on);
 /* The device cannot go on until the driver resets it. */
 void virtio_needs_reset(struct virtio *v, const char *why);
 

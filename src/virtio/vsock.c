@@ -228,6 +228,8 @@ static void vsock_kick(struct virtio *v, struct queue *q)
 {
     struct virtio_vsock *vs = vsock_of(v);
 
+    if (vs->by_kernel && q->index != EVENT)
+        return; /* lent, or not yet */
     switch (q->index) {
     case RX:
         receive_kick(vs, q);
@@ -242,7 +244,20 @@ static void vsock_kick(struct virtio *v, struct queue *q)
 
 static bool vsock_start(struct virtio *v, uint64_t features, struct err *err)
 {
-    return true;
+    return vsock_vhost_start(vsock_of(v), err);
+}
+
+static void vsock_pause(struct virtio *v)
+{
+    vhost_stop(&vsock_of(v)->vhost);
+}
+
+static void vsock_resume(struct virtio *v)
+{
+    struct err err;
+
+    if (!vsock_vhost_start(vsock_of(v), &err))
+        virtio_needs_reset(v, err.text);
 }
 
 static void forget_all(struct virtio_vsock *vs)
@@ -256,6 +271,7 @@ static void vsock_stop(struct virtio *v)
 {
     struct virtio_vsock *vs = vsock_of(v);
 
+    vhost_stop(&vs->vhost);
     forget_all(vs);
     vs->tell_reset = false; /* a driver that starts anew has no connections */
 }
@@ -267,6 +283,8 @@ static const struct virtio_ops vsock_ops = {
     .start = vsock_start,
     .kick = vsock_kick,
     .stop = vsock_stop,
+    .pause = vsock_pause,
+    .resume = vsock_resume,
 };
 
 static bool vsock_attach(struct device *dev, struct board *board, struct err *err)
@@ -278,7 +296,11 @@ static bool vsock_attach(struct device *dev, struct board *board, struct err *er
     vs->v.config_len = sizeof(struct virtio_vsock_config);
     vs->v.offered = BIT(F_STREAM);
     put_le64(vs->v.config, vs->cid);
-    return virtio_pci_attach(&vs->v, board, &vsock_ops, -1, err) && vsock_host_open(vs, err);
+    vs->v.split_only = vs->by_kernel;
+    if (vs->by_kernel && !vsock_vhost_open(vs, err))
+        return false;
+    return virtio_pci_attach(&vs->v, board, &vsock_ops, -1, err) &&
+           (vs->by_kernel ? vhost_attach(&vs->vhost, &vs->v, RX, err) : vsock_host_open(vs, err));
 }
 
 static void vsock_detach(struct device *dev)
@@ -291,6 +313,7 @@ static void vsock_detach(struct device *dev)
         loop_unpost(vs->v.loop, &vs->pump);
     }
     vsock_host_close(vs);
+    vhost_close(&vs->vhost);
 }
 
 static bool vsock_restored(struct device *dev, struct err *err)

@@ -11,6 +11,7 @@
 #include "base/list.h"
 #include "loop/listener.h"
 #include "virtio/devices.h"
+#include "virtio/vhost.h"
 #include <linux/virtio_vsock.h>
 
 enum {
@@ -82,6 +83,8 @@ struct virtio_vsock {
     unsigned reset_at, reset_count;
     bool tx_waits;   /* transmit stopped for want of refusals_room */
     bool tell_reset; /* the guest must hear that its connections are gone */
+    bool by_kernel;  /* vhost-vsock: of all above only tell_reset is used */
+    struct vhost vhost;
     uint8_t scratch[VSOCK_CHUNK];
 };
 
@@ -98,6 +101,10 @@ static inline bool vsock_has_room(const struct virtio_vsock *vs)
 /* ---- vsock.c ---- */
 void vsock_refuse(struct virtio_vsock *vs, uint32_t host_port, uint32_t guest_port); /* an RST */
 void vsock_pump(struct virtio_vsock *vs); /* soon: give the guest what there is for it */
+
+/* ---- vsock_vhost.c; all but open do nothing for a vsock in user space ---- */
+bool vsock_vhost_open(struct virtio_vsock *vs, struct err *err);
+bool vsock_vhost_start(struct virtio_vsock *vs, struct err *err);
 
 /* ---- vsock_conn.c: connections and the host programs' sockets ---- */
 /* NULL: too many. `fd` may be -1; it is the connection's, on failure too. */
