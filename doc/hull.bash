@@ -11,7 +11,7 @@ _hull()
     case $prev in
     --engine) mapfile -t COMPREPLY < <(compgen -W 'auto kvm soft' -- "$cur"); return ;;
     --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v2 x86-64-v3 host' -- "$cur"); return ;;
-    --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name=' -- "$cur"); return ;;
+    --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name= tap,vhost=on,name=' -- "$cur"); return ;;
     --vsock) mapfile -t COMPREPLY < <(compgen -W '3,socket=' -- "$cur"); return ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio none file: unix:' -- "$cur"); return ;;
     --kernel | --initrd | --disk | --qmp | --ssh-key | --output | -o) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;

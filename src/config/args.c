@@ -186,7 +186,7 @@ static const struct option options[] = {
     {"--firmware", "bios|uefi|FILE", "boot from firmware (a later version)", .read = read_later},
     {"--disk", "FILE[,format=raw][,readonly=on][,serial=S][,cache=C][,discard=off][,queues=N]", "a virtio disk; repeatable", .read = read_disk},
     {"--cdrom", "FILE", "a CD-ROM image (a later version)", .read = read_later},
-    {"--net", "none|user[,forward=tcp:HOST:GUEST]...|tap,name=T", "a network interface; repeatable; default user", .read = read_net},
+    {"--net", "none|user[,forward=tcp:HOST:GUEST]...|tap,name=T[,vhost=on]", "a network interface; repeatable; default user", .read = read_net},
     {"--serial", "stdio|none|file:F|unix:S", "the first serial port (default stdio)", TEXT(serial)},
     {"--console", "none|stdio|file:F|unix:S", "the virtio console hvc0 (default none)", TEXT(console)},
     {"--port", "NAME,socket=PATH", "a named virtio-serial port on a UNIX socket; repeatable", .read = read_port},

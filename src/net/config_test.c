@@ -40,8 +40,9 @@ static void test_kinds(void)
     ok(good("user,forward=tcp:0:22,forward=tcp:0:80") && c.forward_count == 2,
        "any free port, twice");
     ok(good("tap,name=tap0,queues=4,mac=52:54:00:12:34:56") && c.kind == NET_TAP && c.queues == 4 &&
-           strcmp(c.name, "tap0") == 0,
+           strcmp(c.name, "tap0") == 0 && !c.vhost,
        "tap");
+    ok(good("tap,name=tap0,vhost=on") && c.vhost, "tap by the kernel");
     ok(good("vhost-user,socket=/run/a,,b") && strcmp(c.socket, "/run/a,b") == 0,
        "a comma in a path");
 }
@@ -70,6 +71,8 @@ static void test_refusals(void)
     bad("tap,name=t,queues=0", "queues=0");
     bad("tap,name=t,mac=52:54:00:12:34", "52:54:00:12:34");
     bad("tap,name=t,mac=53:54:00:12:34:56", "group address");
+    bad("user,vhost=on", "\"vhost\" means nothing for user");
+    bad("tap,name=t,vhost=maybe", "vhost");
     bad("vhost-user", "socket=PATH");
 }
 

@@ -2,7 +2,7 @@
 /* Lending queues to the host's kernel: see vhost.h.
  *
  *   driver's notification -> queue's eventfd -> kernel            (the loop does not watch it then)
- *   kernel -> `called` eventfd -> loop -> transport's interrupt
+ *   kernel -> `called` eventfd -> engine, or loop -> transport's interrupt
  *
  * The kernel gets host addresses of rings that queue_start has checked, and a table of guest memory
  * from which it translates buffers itself: read-only regions are not in it. What it writes is
@@ -62,6 +62,7 @@ bool vhost_open(struct vhost *h, const struct board *board, const struct vhost_w
                 struct err *err)
 {
     snprintf(h->what, sizeof h->what, "%s", wish->what);
+    h->fd = -1;
     if (board->mem->watcher)
         return err_set(err, ENOTSUP,
                        "%s: the soft engine must see every write to guest memory, which the kernel "
@@ -219,6 +220,35 @@ static bool start_ring(struct vhost *h, unsigned i, struct err *err)
            set_fd(h, VHOST_SET_VRING_KICK, i, vq->kick.fd, "VHOST_SET_VRING_KICK", err);
 }
 
+/* Interrupts go from kernel to kernel where the engine can do that. */
+static void bind_vector(struct vhost_ring *r)
+{
+    struct virtio *v = r->owner->v;
+    uint16_t vector = __atomic_load_n(&v->queue[r->queue].vector, __ATOMIC_RELAXED);
+
+    if (vector == VIRTIO_NO_VECTOR || !pci_msix_enabled(&v->pci))
+        return;
+    r->line = (struct pci_msix_line){.fd = r->called.fd, .vector = vector};
+    r->bound = pci_msix_bind(&v->pci, &r->line);
+    if (r->bound)
+        loop_forget(v->loop, &r->called);
+}
+
+/* An interrupt on its way is not lost. */
+static void unbind_vector(struct vhost_ring *r)
+{
+    struct virtio *v = r->owner->v;
+    struct err err;
+
+    if (r->bound) {
+        pci_msix_unbind(&v->pci, &r->line);
+        if (!loop_watch(v->loop, &r->called, &err))
+            virtio_needs_reset(v, err.text);
+    }
+    r->bound = false;
+    called(&r->called, 0);
+}
+
 /* Where the kernel stopped: what it took of the available ring it says, what it used it wrote. */
 static void take_position(struct vhost *h, unsigned i)
 {
@@ -248,8 +278,10 @@ bool vhost_start(struct vhost *h, struct err *err)
     for (unsigned i = 0; i < VHOST_RINGS; i++)
         if (!start_ring(h, i, err))
             return false;
-    for (unsigned i = 0; i < VHOST_RINGS; i++)
+    for (unsigned i = 0; i < VHOST_RINGS; i++) {
+        bind_vector(&h->ring[i]);
         virtio_queue_lend(h->v, h->ring[i].queue, true);
+    }
     h->running = true;
     if (h->run(h, true, err))
         return true;
@@ -268,6 +300,6 @@ void vhost_stop(struct vhost *h)
     for (unsigned i = 0; i < VHOST_RINGS; i++) {
         take_position(h, i);
         virtio_queue_lend(h->v, h->ring[i].queue, false);
-        called(&h->ring[i].called, 0); /* an interrupt on its way is not lost */
+        unbind_vector(&h->ring[i]);
     }
 }
