@@ -18,6 +18,8 @@ for try in 1 2 3 4 5 6 7 8 9 10; do
     sleep 1
 done
 [ -e /dev/vport0p1 ] || { echo "l1: no port for the results"; exit 1; }
+kvm-hold & # see there
+sleep 1
 echo "l1: start"
 sh /share/inner.sh /share /dev/vport0p1 "$suite"
 echo "l1: script ended with $?"

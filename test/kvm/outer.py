@@ -97,11 +97,8 @@ def make_initramfs(out, kernel_dir, share):
 
 
 def arguments(kernel, work, cpus, memory='2G', extra=()):
-    # Processors take turns in one thread. In threads of their own (thread=multi), QEMU 7.2 now and then keeps a
-    # translation of a breakpoint that Linux has since patched away (a static key in finish_task_switch, switched when
-    # a machine is made): all processors then take that breakpoint for ever.
     return ['qemu-system-x86_64', '-nodefaults', '-no-reboot', '-display', 'none', '-serial', 'stdio', '-monitor', 'none',
-            '-M', 'q35', '-accel', 'tcg,thread=single', '-cpu', 'max', '-smp', str(cpus), '-m', memory,
+            '-M', 'q35', '-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', str(cpus), '-m', memory,
             '-kernel', str(kernel), '-initrd', str(work / 'l1.cpio'), '-append', 'console=ttyS0 loglevel=5 panic=-1', *extra]
 
 
