@@ -45,6 +45,17 @@ try info 60 hull info
 while read -r name; do
     try "unit-$name" 120 "$name"
 done <"$share/units/list"
+case $suite in
+short) step=9 only= ;;
+all) step=1 only= ;;
+states:*) step=1 only=${suite#states:} ;; # a developer's choice
+esac
+try states 900 guest-states --engine kvm --step "$step" ${only:+--only "$only"} "$share/guests/states32.img" \
+    "$share/guests/states64.img"
+if [ "$only" ]; then
+    echo "@finished" >&9
+    exit 0
+fi
 while read -r name cpus when; do
     [ "$suite" = all ] || [ "$when" = short ] || continue
     try "guest-$name" 120 guest-run --engine kvm --cpus "$cpus" "$share/guests/$name.img"

@@ -122,7 +122,8 @@ void apic_eoi(struct soft_apic *a)
     if (vector < 0)
         return;
     a->isr[vector / 32] &= ~bit;
-    if ((atomic_load(&a->tmr[vector / 32]) & bit) && events->eoi)
+    if ((atomic_load(&a->tmr[vector / 32]) & bit) && events->eoi &&
+        !(atomic_load(&a->svr) & SVR_NO_BROADCAST))
         events->eoi(a->cpu->vm, (uint8_t)vector);
     apic_recheck(a);
 }

@@ -5,7 +5,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define VERSION (0x14u | (LVT_COUNT - 1) << 16)
+#define VERSION      (0x14u | (LVT_COUNT - 1) << 16 | 1u << 24) /* EOIs can be kept from IOAPICs */
+#define SVR_WRITABLE 0x11ffu
 
 static const uint32_t lvt_writable[LVT_COUNT] = {
     [LVT_TIMER] = 0x710ff, [LVT_THERMAL] = 0x117ff, [LVT_PERF] = 0x117ff,
@@ -69,7 +70,7 @@ static void write_lvt(struct soft_apic *a, unsigned n, uint32_t value)
 
 static void write_svr(struct soft_apic *a, uint32_t value)
 {
-    atomic_store(&a->svr, value & 0x1ff);
+    atomic_store(&a->svr, value & SVR_WRITABLE);
     if (value & SVR_ENABLE)
         return;
     for (unsigned i = 0; i < LVT_COUNT; i++)
@@ -133,7 +134,7 @@ static bool x2_write_valid(unsigned reg, uint64_t value)
     case APIC_ESR: return value == 0;
     case APIC_TPR:
     case APIC_SELF: return value < 0x100;
-    case APIC_SVR: return !(value & ~0x1ffull);
+    case APIC_SVR: return !(value & ~(uint64_t)SVR_WRITABLE);
     case APIC_INITIAL: return value >> 32 == 0;
     case APIC_DIVIDE: return !(value & ~0xbull);
     case APIC_ICR: return !(value & 0xfff32000);
@@ -318,7 +319,7 @@ void soft_apic_set(struct soft_cpu *cpu, const struct lapic_state *s)
     for (unsigned i = 0; i < LVT_COUNT; i++)
         a->lvt[i] = get_reg(s, APIC_LVT + i) & lvt_writable[i];
     atomic_store(&a->lint0, a->lvt[LVT_LINT0]);
-    atomic_store(&a->svr, get_reg(s, APIC_SVR) & 0x1ff);
+    atomic_store(&a->svr, get_reg(s, APIC_SVR) & SVR_WRITABLE);
     atomic_store(&a->tpr, get_reg(s, APIC_TPR) & 0xff);
     atomic_store(&a->dfr, get_reg(s, APIC_DFR) | 0x0fffffff);
     if (!apic_x2(a))

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/* The end of a case, in 32 or 64 bits: no more interrupts, stacks wiped (they hold what interrupts left
+ * there), registers cleared, the exit port, then HLT for ever. Whoever compares takes all RIPs within
+ * the 32 bytes of state_stop for the same, and whether that HLT was reached. */
+    .globl main, state_end, state_wipe, state_stop, state_park
+    .text
+main:
+#ifdef __x86_64__
+    movl %ebx, %edi
+#else
+    pushl %ebx
+#endif
+    call state_main
+
+state_end:
+    cli
+    cld
+    call state_wipe
+    xorl %eax, %eax
+    xorl %ecx, %ecx
+    xorl %edx, %edx
+    xorl %ebx, %ebx
+    xorl %esi, %esi
+    xorl %edi, %edi
+    xorl %ebp, %ebp
+#ifdef __x86_64__
+    xorl %r8d, %r8d
+    xorl %r9d, %r9d
+    xorl %r10d, %r10d
+    xorl %r11d, %r11d
+    movq $stack_top, %rsp
+    movq $state_stop, %rcx
+    jmp *%rcx
+#else
+    movl $stack_top, %esp
+    movl $state_stop, %ecx
+    jmp *%ecx
+#endif
+
+/* Zeroes all stacks but its own return address. */
+state_wipe:
+#ifdef __x86_64__
+    popq %rdx
+    xorl %eax, %eax
+    movq $stack_top - 65536, %rdi
+    movl $65536 / 4, %ecx
+    rep
+    stosl
+    movl $0x7000, %edi
+    movl $4096 / 4, %ecx
+    rep
+    stosl
+    movq $rsp0_stack, %rdi
+    movl $16384 / 4, %ecx
+    rep
+    stosl
+    movq $ist_stack, %rdi
+    movl $16384 / 4, %ecx
+    rep
+    stosl
+    movq $user_stack, %rdi
+    movl $16384 / 4, %ecx
+    rep
+    stosl
+    jmp *%rdx
+#else
+    popl %edx
+    xorl %eax, %eax
+    movl $stack_top - 65536, %edi
+    movl $65536 / 4, %ecx
+    rep
+    stosl
+    movl $0x7000, %edi
+    movl $4096 / 4, %ecx
+    rep
+    stosl
+    movl $ring0_stack, %edi
+    movl $8192 / 4, %ecx
+    rep
+    stosl
+    movl $user_stack, %edi
+    movl $8192 / 4, %ecx
+    rep
+    stosl
+    jmp *%edx
+#endif
+
+    .balign 32
+state_stop:
+    outb %al, $0xf4
+1:  hlt
+    jmp 1b
+    .balign 32
+state_park: /* other processors: counted at (%ecx), then HLT */
+    lock
+    incl (%ecx)
+1:  hlt
+    jmp 1b
+    .balign 32
+    .globl state_halt
+state_halt:
+1:  hlt
+    jmp 1b
+    .balign 32
+    .section .note.GNU-stack, "", @progbits
