@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* fuzz-cpu: one instruction or a short sequence, run by the host CPU and by the soft engine,
- * compared.
+/* fuzz-cpu: one instruction, a short sequence or a small program, run by the host CPU, by the soft
+ * engine's interpreter and by its JIT, compared.
  *
- * main.c makes a seed per case; generate.c turns it into code bytes, a start state and memory;
- * native.c runs it in this process and guest.c in a soft vCPU that maps the same linear addresses;
- * compare.c looks at what both left. Both runs end in a fault: normally the fetch from the page
- * after the code, so a wrong instruction length shows as a wrong RIP. */
+ * main.c makes a seed per case; generate.c and program.c turn it into code bytes, a start state and
+ * memory; native.c runs it in this process and guest.c in soft vCPUs that map the same linear
+ * addresses; compare.c looks at what they left. All runs end in a fault: normally the fetch from
+ * the page after the code, so a wrong instruction length shows as a wrong RIP. */
 #ifndef HULL_FUZZ_CPU_H
 #define HULL_FUZZ_CPU_H
 
@@ -54,7 +54,8 @@ struct fuzz_state {                                  /* where a run starts, and 
     uint8_t vector;
 };
 
-#define FUZZ_SEQUENCE 4
+#define FUZZ_SEQUENCE 4  /* instructions, as a rule */
+#define FUZZ_PROGRAM  96 /* at most, in a program */
 struct fuzz_case {
     uint64_t seed;
     enum x86_mode mode;
@@ -69,10 +70,11 @@ struct fuzz_case {
         FUZZ_GOOD,
         FUZZ_BAD_INVALID,
         FUZZ_BAD_CUT
-    } broken;                        /* the bytes (or the last of them) are no instruction */
-    bool use_fs;                     /* an FS override occurs: the native side must switch FS */
-    struct insn insn[FUZZ_SEQUENCE]; /* as decoded; count 0 when the bytes do not decode */
+    } broken;                       /* the bytes (or the last of them) are no instruction */
+    bool use_fs;                    /* an FS override occurs: the native side must switch FS */
+    struct insn insn[FUZZ_PROGRAM]; /* as decoded; count 0 when the bytes do not decode */
     unsigned insns;
+    bool program;
 };
 
 /* native.c */
@@ -81,14 +83,28 @@ void native_close(void);
 uint8_t *native_memory(void); /* FUZZ_PAGES pages, all writable */
 uint16_t native_cs32(void);   /* selector of 32-bit code; 0: this host cannot run any */
 void native_run(const struct fuzz_case *c, struct fuzz_state *end);
+void native_set_gs(uint64_t base);
 
-/* guest.c */
-bool guest_open(uint16_t cs32, struct err *err);
-void guest_close(void);
-uint8_t *guest_memory(void); /* FUZZ_PAGES pages */
-void guest_code_written(unsigned offset,
-                        unsigned length); /* in the code pages: decoded code is stale */
-void guest_run(const struct fuzz_case *c, struct fuzz_state *end);
+/* guest.c: soft vCPUs, each with a machine of its own. */
+enum side {
+    SIDE_INTERPRETER,
+    SIDE_JIT,         /* translates every block when it is first entered */
+    SIDE_JIT_PRECISE, /* and keeps flags that nothing reads: right in the frames of faults, too */
+    SIDES
+};
+extern const char *const fuzz_side_name[SIDES];
+bool guest_open(enum side side, uint16_t cs32, struct err *err);
+void guest_close(void);                /* all of them */
+bool guest_works(enum side side);      /* false: not open, or the host refuses its memory */
+uint8_t *guest_memory(enum side side); /* FUZZ_PAGES pages */
+/* In the code pages: decoded code is stale. */
+void guest_code_written(enum side side, unsigned offset, unsigned length);
+void guest_run(enum side side, const struct fuzz_case *c, struct fuzz_state *end);
 void guest_kick(void); /* from the watchdog: a run that does not end */
+/* From a signal: a fault of the host's. Ends the run if translated code may be at fault, else
+ * false. */
+bool guest_died(void);
+/* Instructions in blocks that were translated so far. */
+uint64_t guest_translated(enum side side);
 
 #endif

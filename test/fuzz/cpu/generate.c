@@ -9,22 +9,6 @@
 #include "engine/x86/table.h"
 #include <string.h>
 
-struct bytes {
-    uint8_t b[32];
-    unsigned n;
-    int disp_at; /* offset of a 4-byte displacement, or -1 */
-};
-
-struct gen {
-    struct fuzz_case *c;
-    struct rng r;
-    bool high;                     /* 64-bit code at FUZZ_HIGH */
-    uint64_t next;                 /* address behind the instruction that is being made */
-    uint64_t start[FUZZ_SEQUENCE]; /* of the instructions made so far */
-    unsigned starts;
-    uint32_t locked; /* registers that address something already */
-};
-
 static const struct exclusion {
     const char *name, *why;
 } exclusions[] = {
@@ -255,11 +239,24 @@ static void set_register(struct gen *g, unsigned r, uint64_t value, unsigned ads
 {
     uint64_t *reg = &g->c->start.reg[r & 15];
 
+    if (g->c->program && g->moves < ARRAY_SIZE(g->move)) {
+        g->move[g->moves++] = (struct move){r & 15, value};
+        g->locked |= 1u << (r & 15);
+        return;
+    }
     if (adsize == 4 && g->c->mode == X86_MODE_64)
         *reg = (value & 0xffffffff) | rng_next(&g->r) << 32;
     else
         *reg = g->c->mode == X86_MODE_64 ? value : (uint32_t)value;
     g->locked |= 1u << (r & 15);
+}
+
+static uint64_t register_value(const struct gen *g, unsigned r)
+{
+    for (unsigned i = g->moves; i > 0; i--)
+        if (g->move[i - 1].reg == r)
+            return g->move[i - 1].value;
+    return g->c->start.reg[r];
 }
 
 static void put_disp(struct bytes *o, struct insn *in, uint64_t value)
@@ -285,7 +282,6 @@ static void aim_vector_index(struct gen *g, const struct insn *in)
 /* Makes the memory operand's linear address `target`, where the encoding allows it. */
 static void aim(struct gen *g, struct bytes *o, struct insn *in, uint64_t target, bool vsib)
 {
-    uint64_t *reg = g->c->start.reg;
     uint64_t ea = target - segment_base(in);
     bool index = in->index != X86_NO_REG && !vsib;
 
@@ -296,13 +292,14 @@ static void aim(struct gen *g, struct bytes *o, struct insn *in, uint64_t target
     } else if (in->base == X86_NO_REG && o->disp_at >= 0) {
         if (index && !(g->locked & 1u << in->index))
             set_register(g, in->index, rng_below(&g->r, 100), in->adsize);
-        put_disp(o, in, ea - (index ? reg[in->index] << in->scale : 0));
+        put_disp(o, in, ea - (index ? register_value(g, in->index) << in->scale : 0));
     } else if (in->base <= 15 && !(index && in->index == in->base) &&
                !(g->locked & 1u << in->base)) {
-        if (index && !(g->locked & 1u << in->index) && one_in(&g->r, 2))
+        if (index && !(g->locked & 1u << in->index) && (g->c->program || one_in(&g->r, 2)))
             set_register(g, in->index, fuzz_integer(&g->r) & (one_in(&g->r, 2) ? 0xff : ~0ull), 8);
         set_register(g, in->base,
-                     ea - (uint64_t)(int64_t)in->disp - (index ? reg[in->index] << in->scale : 0),
+                     ea - (uint64_t)(int64_t)in->disp -
+                         (index ? register_value(g, in->index) << in->scale : 0),
                      in->adsize);
     }
 }
@@ -329,7 +326,7 @@ static void aim_string(struct gen *g, const struct insn *in)
     set_register(g, 6, fuzz_address(&g->r, low), in->adsize);
     set_register(g, 7, fuzz_address(&g->r, low), in->adsize);
     if (one_in(&g->r, 4)) /* overlapping operands */
-        set_register(g, 7, g->c->start.reg[6] + rng_below(&g->r, 64) - 32, in->adsize);
+        set_register(g, 7, register_value(g, 6) + rng_below(&g->r, 64) - 32, in->adsize);
     set_register(g, 1, rng_below(&g->r, one_in(&g->r, 3) ? 600 : 24), in->adsize);
 }
 
@@ -430,7 +427,7 @@ static bool encode(struct gen *g, unsigned form, bool last, struct bytes *o, str
            in->length == o->n;
 }
 
-static bool make_one(struct gen *g, int form, bool last, struct bytes *o, struct insn *in)
+bool make_one(struct gen *g, int form, bool last, struct bytes *o, struct insn *in)
 {
     for (unsigned tries = 0; tries < 8; tries++) {
         unsigned f = form >= 0 ? (unsigned)form : rng_below(&g->r, x86_form_count);
@@ -445,7 +442,7 @@ static bool make_one(struct gen *g, int form, bool last, struct bytes *o, struct
 
 /* ---- the case ---- */
 
-static void start_registers(struct gen *g)
+void start_registers(struct gen *g)
 {
     struct fuzz_case *c = g->c;
     struct fuzz_state *s = &c->start;
@@ -491,8 +488,7 @@ static bool cut_branch(const uint8_t *p, unsigned left)
            (*p == 0xe8 || *p == 0xe9 || (*p == 0x0f && left > 1 && (p[1] & 0xf0) == 0x80));
 }
 
-/* Decodes what the pages hold: only that is what will run. */
-static bool decode_all(struct gen *g)
+bool decode_all(struct gen *g)
 {
     struct fuzz_case *c = g->c;
 
@@ -502,7 +498,7 @@ static bool decode_all(struct gen *g)
         unsigned left = c->code_to - at;
         enum x86_decode_result result;
 
-        if (c->insns == FUZZ_SEQUENCE)
+        if (c->insns == (c->program ? FUZZ_PROGRAM : FUZZ_SEQUENCE))
             return false;
         result = x86_decode(in, c->code + at, left > 15 ? 15 : left, c->mode);
         if (result != X86_DECODED) {
@@ -528,6 +524,7 @@ bool fuzz_generate(struct fuzz_case *c, int form)
 
     rng_seed(&g.r, c->seed);
     memset(c->code + c->code_from, 0xcc, c->code_to - c->code_from);
+    c->program = false;
     c->mode = one_in(&g.r, 4) && native_cs32() ? X86_MODE_32 : X86_MODE_64;
     g.high = c->mode == X86_MODE_64 && one_in(&g.r, 2);
     c->base = g.high ? FUZZ_HIGH : FUZZ_LOW;

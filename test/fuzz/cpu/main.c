@@ -19,11 +19,12 @@ struct options {
     double seconds;
     unsigned jobs, show;
     const char *form;
-    bool one_case, tap;
+    bool one_case, tap, programs;
 };
 
 struct totals { /* shared with the workers, one each */
-    uint64_t cases, dropped, skipped, stuck, differing;
+    uint64_t cases, dropped, skipped, stuck, differing, programs, translated;
+    uint64_t by_side[SIDES]; /* cases compared there */
     uint32_t *by_form, *differing_by_form;
 };
 
@@ -41,7 +42,7 @@ struct fuzzer {
 
 static struct fuzzer fuzzer;
 
-/* ---- memory of both sides ---- */
+/* ---- memory of all sides ---- */
 
 static void put_code(struct fuzzer *f)
 {
@@ -53,8 +54,10 @@ static void put_code(struct fuzzer *f)
         to = to > f->stale_to ? to : f->stale_to;
     }
     memcpy(native_memory() + PAGE_CODE * 4096 + from, c->code + from, to - from);
-    memcpy(guest_memory() + PAGE_CODE * 4096 + from, c->code + from, to - from);
-    guest_code_written(from, to - from);
+    for (unsigned i = 0; i < SIDES; i++) {
+        memcpy(guest_memory(i) + PAGE_CODE * 4096 + from, c->code + from, to - from);
+        guest_code_written(i, from, to - from);
+    }
     f->stale_from = c->code_from;
     f->stale_to = c->code_to;
 }
@@ -66,10 +69,11 @@ static void put_patch(struct fuzzer *f, const uint8_t *bytes)
     if (at < PAGE_DATA * 4096 || at + 64 > FUZZ_PAGES * 4096 || !fuzz_perm[at / 4096])
         return;
     memcpy(native_memory() + at, bytes, 64);
-    memcpy(guest_memory() + at, bytes, 64);
+    for (unsigned i = 0; i < SIDES; i++)
+        memcpy(guest_memory(i) + at, bytes, 64);
 }
 
-/* Both sides back to what every case starts from. */
+/* All sides back to what every case starts from. */
 static void restore(struct fuzzer *f)
 {
     for (unsigned i = PAGE_DATA; i < FUZZ_PAGES; i++) {
@@ -79,8 +83,9 @@ static void restore(struct fuzzer *f)
             continue;
         if (memcmp(native_memory() + at, f->golden + at, 4096))
             memcpy(native_memory() + at, f->golden + at, 4096);
-        if (memcmp(guest_memory() + at, f->golden + at, 4096))
-            memcpy(guest_memory() + at, f->golden + at, 4096);
+        for (unsigned s = 0; s < SIDES; s++)
+            if (memcmp(guest_memory(s) + at, f->golden + at, 4096))
+                memcpy(guest_memory(s) + at, f->golden + at, 4096);
     }
 }
 
@@ -97,14 +102,17 @@ static void print_registers(const struct fuzz_case *c)
            c->start.xsave[4], c->start.xsave[24] | c->start.xsave[25] << 8, c->patch_at);
 }
 
-static void print_case(const struct fuzz_case *c, int form, const char *differences, bool registers)
+static void print_case(const struct fuzz_case *c, int form, const char *side,
+                       const char *differences, bool registers)
 {
-    uint64_t rip = c->start.rip;
+    uint64_t rip = c->base + PAGE_CODE * 4096 + c->code_from;
 
     printf("# case %llu", (unsigned long long)c->seed);
     if (form >= 0)
         printf(" --form '#%d'", form);
-    printf(" (%s):", c->mode == X86_MODE_64 ? "64-bit" : "32-bit");
+    if (c->program)
+        printf(" --programs");
+    printf(" (%s%s%s):", c->mode == X86_MODE_64 ? "64-bit" : "32-bit", *side ? ", in " : "", side);
     for (unsigned i = c->code_from; i < c->code_to; i++)
         printf(" %02x", c->code[i]);
     printf("%s\n", c->broken ? "  (no instruction)" : "");
@@ -112,7 +120,10 @@ static void print_case(const struct fuzz_case *c, int form, const char *differen
         char text[128];
 
         x86_format(&c->insn[i], rip, text, sizeof text);
-        printf("#     %s   [form %u]\n", text, c->insn[i].form);
+        if (c->program)
+            printf("#   %5llx: %s\n", (unsigned long long)rip & 0xffff, text);
+        else
+            printf("#     %s   [form %u]\n", text, c->insn[i].form);
         rip += c->insn[i].length;
     }
     if (registers)
@@ -121,21 +132,41 @@ static void print_case(const struct fuzz_case *c, int form, const char *differen
     fflush(stdout);
 }
 
-/* Runs both sides from the same start. Differences, or -1: nothing to compare. */
-static int run_once(struct fuzzer *f, struct fuzz_state *host, char *text, size_t size)
+/* One side against the host. Differences, or -1: nothing to compare. */
+static int run_side(struct fuzzer *f, enum side side, const struct fuzz_state *host, char *text,
+                    size_t size)
 {
-    struct fuzz_case *c = &f->c;
+    const struct fuzz_case *c = &f->c;
     struct fuzz_state soft = {0};
+
+    if (host->vector < FUZZ_TIMEOUT)
+        guest_run(side, c, &soft);
+    if (fuzz_incomparable(c, host, &soft) ||
+        (side != SIDE_INTERPRETER && fuzz_calls_nowhere(c, host)))
+        return -1;
+    return (int)fuzz_compare(c, host, &soft, side == SIDE_JIT, native_memory(), guest_memory(side),
+                             text, size);
+}
+
+/* Runs all sides from the same start, until one differs: that is *side. */
+static int run_once(struct fuzzer *f, struct fuzz_state *host, enum side *side, char *text,
+                    size_t size)
+{
     int differences = -1;
 
     *host = (struct fuzz_state){0};
-    put_patch(f, c->patch);
-    native_run(c, host);
-    if (host->vector < FUZZ_TIMEOUT)
-        guest_run(c, &soft);
-    if (!fuzz_incomparable(c, host, &soft))
-        differences =
-            (int)fuzz_compare(c, host, &soft, native_memory(), guest_memory(), text, size);
+    put_patch(f, f->c.patch);
+    native_run(&f->c, host);
+    for (unsigned i = 0; i < SIDES && differences <= 0; i++) {
+        int n;
+
+        if (!guest_works(i) || (i != SIDE_INTERPRETER && f->c.mode != X86_MODE_64))
+            continue;
+        n = run_side(f, i, host, text, size);
+        *side = i;
+        differences = n > differences ? n : differences;
+        f->t->by_side[i] += n >= 0;
+    }
     restore(f);
     return differences;
 }
@@ -144,21 +175,22 @@ static void run_case(struct fuzzer *f, uint64_t seed, int form)
 {
     struct fuzz_case *c = &f->c;
     struct fuzz_state host;
+    enum side side = SIDE_INTERPRETER;
     char text[4096] = "";
     unsigned counted;
     int differences;
 
     c->seed = seed;
-    if (!fuzz_generate(c, form)) {
+    if (!(f->o.programs ? fuzz_program(c) : fuzz_generate(c, form))) {
         f->t->dropped++;
         return;
     }
     put_code(f);
-    differences = run_once(f, &host, text, sizeof text);
+    differences = run_once(f, &host, &side, text, sizeof text);
     /* A hypervisor below may have emulated the instruction, and not well: only what stays counts.
      */
     for (unsigned again = 0; differences > 0 && again < 2; again++)
-        differences = run_once(f, &host, text, sizeof text);
+        differences = run_once(f, &host, &side, text, sizeof text);
     counted = c->broken ? x86_form_count : c->insn[c->insns - 1].form; /* last: no instruction */
     f->t->cases++;
     f->t->by_form[counted]++;
@@ -169,7 +201,7 @@ static void run_case(struct fuzzer *f, uint64_t seed, int form)
     if (f->o.one_case || (differences > 0 && f->shown < f->o.show &&
                           f->shown_by_form[counted]++ < (counted < x86_form_count ? 1 : 10))) {
         f->shown++;
-        print_case(c, form, text, f->o.one_case);
+        print_case(c, form, differences > 0 ? fuzz_side_name[side] : "", text, f->o.one_case);
         if (f->o.one_case)
             printf("#   host: vector %u error %x cr2 %llx rip %llx\n", host.vector, host.error,
                    (unsigned long long)host.cr2, (unsigned long long)host.rip);
@@ -190,14 +222,20 @@ static bool open_sides(struct fuzzer *f)
 {
     struct err err;
 
-    if (!native_open(&err) || !guest_open(native_cs32(), &err)) {
+    bool good = native_open(&err);
+
+    for (unsigned i = 0; good && i < SIDES; i++)
+        good = guest_open(i, native_cs32(), &err);
+    if (!good) {
         fprintf(stderr, "fuzz-cpu: %s\n", err.text);
         return false;
     }
     fuzz_golden(f->golden);
     memcpy(native_memory() + PAGE_CODE * 4096, f->golden + PAGE_CODE * 4096, 2 * 4096);
-    memcpy(guest_memory() + PAGE_CODE * 4096, f->golden + PAGE_CODE * 4096, 2 * 4096);
-    guest_code_written(0, 2 * 4096);
+    for (unsigned i = 0; i < SIDES; i++) {
+        memcpy(guest_memory(i) + PAGE_CODE * 4096, f->golden + PAGE_CODE * 4096, 2 * 4096);
+        guest_code_written(i, 0, 2 * 4096);
+    }
     memset(f->c.code, 0xcc, sizeof f->c.code);
     restore(f);
     f->shown_by_form = calloc(x86_form_count + 1, sizeof *f->shown_by_form);
@@ -218,6 +256,8 @@ static int work(struct fuzzer *f, unsigned number)
             break;
         run_case(f, f->o.seed + i, form);
     }
+    for (unsigned i = 0; i < SIDES; i++)
+        f->t->translated += guest_translated(i);
     native_close();
     guest_close();
     return f->t->differing != 0;
@@ -231,6 +271,9 @@ static void print_totals(const struct fuzzer *f, struct totals *all, double seco
     for (unsigned j = 0; j < f->o.jobs; j++) {
         sum.cases += all[j].cases, sum.dropped += all[j].dropped, sum.skipped += all[j].skipped;
         sum.differing += all[j].differing, sum.stuck += all[j].stuck;
+        sum.translated += all[j].translated;
+        for (unsigned i = 0; i < SIDES; i++)
+            sum.by_side[i] += all[j].by_side[i];
     }
     for (unsigned i = 0; i <= x86_form_count; i++) {
         uint64_t n = 0, bad = 0;
@@ -256,12 +299,17 @@ static void print_totals(const struct fuzzer *f, struct totals *all, double seco
            (unsigned long long)sum.skipped, (unsigned long long)sum.stuck,
            (unsigned long long)sum.dropped, covered, runnable, x86_form_count, seconds,
            (double)sum.cases / seconds);
+    printf("# compared:");
+    for (unsigned i = 0; i < SIDES; i++)
+        printf(" %llu in %s,", (unsigned long long)sum.by_side[i], fuzz_side_name[i]);
+    printf(" %llu instructions translated\n", (unsigned long long)sum.translated);
 }
 
 /* For the test suite: one check per instruction set. */
 static void print_tap(const struct fuzzer *f, const struct totals *all)
 {
     static const char *const sets[] = {"integer and system", "x87", "MMX", "SSE", "AVX"};
+    uint64_t translated = 0;
 
     for (unsigned s = 0; s < ARRAY_SIZE(sets); s++) {
         uint64_t n = 0, bad = 0;
@@ -279,6 +327,10 @@ static void print_tap(const struct fuzzer *f, const struct totals *all)
         }
         ok(n && !bad, "%s: %llu cases like the host", sets[s], (unsigned long long)n);
     }
+    for (unsigned j = 0; j < f->o.jobs; j++)
+        translated += all[j].translated;
+    if (all[0].by_side[SIDE_JIT])
+        ok(translated, "%llu instructions were translated", (unsigned long long)translated);
     tap_done();
 }
 
@@ -327,7 +379,8 @@ static int run_jobs(struct fuzzer *f)
 
 static const char usage[] =
     "usage: fuzz-cpu [options]\n"
-    "Runs random instructions on this CPU and in the soft engine and compares everything.\n"
+    "Runs random instructions on this CPU and in the soft engine, by its interpreter and its JIT,\n"
+    "and compares everything.\n"
     "  --seed N      first case (default: 1)\n"
     "  --count N     cases (default: 100000)\n"
     "  --seconds N   stop after this time\n"
@@ -335,6 +388,7 @@ static const char usage[] =
     "  --form NAME   only this mnemonic, or '#N': this row of the opcode table\n"
     "  --case N      run one case and print it, with the same --form as when it was found\n"
     "  --show N      differing cases to print per worker, at most one per form (default: 20)\n"
+    "  --programs    small programs with branches, loops and calls instead\n"
     "  --tap         totals as TAP, one check per instruction set\n"
     "  --list        the forms that are never run, and why\n"
     "exit status: 0 no difference, 1 differences, 2 trouble\n";
@@ -364,20 +418,15 @@ static int list_excluded(void)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"seed", 1, NULL, 's'},
-                                            {"count", 1, NULL, 'n'},
-                                            {"seconds", 1, NULL, 't'},
-                                            {"jobs", 1, NULL, 'j'},
-                                            {"form", 1, NULL, 'f'},
-                                            {"case", 1, NULL, 'c'},
-                                            {"show", 1, NULL, 'v'},
-                                            {"list", 0, NULL, 'l'},
-                                            {"tap", 0, NULL, 'T'},
-                                            {"help", 0, NULL, 'h'},
-                                            {0}};
+    static const struct option options[] = {
+        {"seed", 1, NULL, 's'},     {"count", 1, NULL, 'n'}, {"seconds", 1, NULL, 't'},
+        {"jobs", 1, NULL, 'j'},     {"form", 1, NULL, 'f'},  {"case", 1, NULL, 'c'},
+        {"show", 1, NULL, 'v'},     {"list", 0, NULL, 'l'},  {"tap", 0, NULL, 'T'},
+        {"programs", 0, NULL, 'p'}, {"help", 0, NULL, 'h'},  {0}};
     struct options *o = &fuzzer.o;
     int opt;
 
+    unsetenv("HULL_JIT"); /* each side has its own settings */
     *o = (struct options){.seed = 1, .count = 100000, .jobs = 1, .show = 20};
     while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (opt) {
@@ -395,6 +444,7 @@ int main(int argc, char **argv)
             o->one_case = true;
             break;
         case 'v': o->show = (unsigned)atoi(optarg); break;
+        case 'p': o->programs = true; break;
         case 'T': o->tap = true; break;
         case 'l': return list_excluded();
         case 'h': fputs(usage, stdout); return 0;

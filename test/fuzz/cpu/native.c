@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -77,6 +78,14 @@ static long raw_arch_prctl(int op, uint64_t value)
     return ret;
 }
 
+void native_set_gs(uint64_t base)
+{
+    if (getauxval(AT_HWCAP2) & 2) /* FSGSBASE is for programs too */
+        __asm__ volatile("wrgsbase %0" : : "r"(base));
+    else
+        raw_arch_prctl(ARCH_SET_GS, base);
+}
+
 static void copy_registers(struct fuzz_state *end, const greg_t *g)
 {
     static const uint8_t from[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
@@ -124,6 +133,7 @@ __attribute__((no_stack_protector)) void native_on_signal(int sig, siginfo_t *in
     ucontext_t *uc = context;
     greg_t *g = uc->uc_mcontext.gregs;
     struct fuzz_state *end = native.end;
+    bool fs_switched = native.fs_switched;
 
     (void)info;
     restore_fs();
@@ -133,8 +143,14 @@ __attribute__((no_stack_protector)) void native_on_signal(int sig, siginfo_t *in
         native.ticked_run = native.runs;
         if (stuck && !native.running)
             guest_kick();
+        if (!stuck && fs_switched) { /* back to the test's code */
+            raw_arch_prctl(ARCH_SET_FS, FUZZ_FS_BASE);
+            native.fs_switched = true;
+        }
         if (!stuck || !native.running)
             return;
+    } else if (!native.running && guest_died()) { /* in translated code: a difference to report */
+        return;
     } else if (!native.running) { /* a fault of our own: let it kill us where it is */
         signal(sig, SIG_DFL);
         return;

@@ -175,7 +175,8 @@ static void check_aligned(struct tr *t, struct place p, unsigned align)
 
 struct place tr_access(struct tr *t, const struct insn *in, unsigned size, bool write)
 {
-    unsigned align = x86_form[in->form].align;
+    /* CMPXCHG16B always wants it, also where the table does not say so. */
+    unsigned align = x86_form[in->form].op == X86_CMPXCHG16B ? 16 : x86_form[in->form].align;
     struct place p = {false, 0};
     uint64_t address;
 

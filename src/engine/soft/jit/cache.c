@@ -86,10 +86,13 @@ bool jit_banned(struct jit *j, struct block *b)
     return false;
 }
 
-static void page_dropped(struct jit_page *g)
+/* Not where translation is forced: such pages are to be translated again and again. */
+static void page_dropped(const struct jit *j, struct jit_page *g)
 {
     uint64_t now = now_ns();
 
+    if (j->opt.threshold == 1)
+        return;
     if (now - g->drops_since_ns > SECOND) {
         g->drops_since_ns = now;
         g->drops = 0;
@@ -155,7 +158,7 @@ static void recheck(struct jit *j, struct jit_page *g)
         killed = true;
     }
     if (killed)
-        page_dropped(g);
+        page_dropped(j, g);
 }
 
 void soft_jit_serve(struct soft_cpu *cpu)
