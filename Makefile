@@ -56,6 +56,7 @@ fuzz:
 
 fuzz-cpu: all
 	@$(BUILD)/test/fuzz/cpu/fuzz-cpu --count 10000000 --jobs $$(nproc)
+	@$(BUILD)/test/fuzz/cpu/fuzz-cpu --programs --count 1000000 --jobs $$(nproc)
 
 # Sanitizers, in build folders of their own. ThreadSanitizer runs what has threads.
 # soft-smp is left out: its vCPUs race on guest memory, as real CPUs do.

@@ -24,9 +24,9 @@ struct program {
     unsigned at; /* offset of the earliest byte so far */
     struct fix loop[LOOPS], call[CALLS];
     unsigned loops, counter, calls;
-    uint64_t
-        tail[16]; /* JNZ of loops: reached without the DEC before it, it could go on for ever */
-    unsigned tails;
+    /* Not to be jumped to: a loop's JNZ without its DEC, a JMP R11 without the MOV before it. */
+    uint64_t avoid[32];
+    unsigned avoids;
     bool full;
 };
 
@@ -107,6 +107,12 @@ static void random_insn(struct program *p)
 
 /* ---- branches ---- */
 
+static void avoid(struct program *p)
+{
+    if (p->avoids < ARRAY_SIZE(p->avoid))
+        p->avoid[p->avoids++] = address(p, p->at);
+}
+
 static uint64_t later(struct program *p)
 {
     unsigned back = rng_below(&p->g.r, p->g.starts < 6 ? p->g.starts + 1 : 6);
@@ -121,11 +127,12 @@ static void skip(struct program *p)
     uint8_t near[6] = {0x0f, (uint8_t)(0x80 | cc)}, through[3] = {0x41, 0xff, 0xe3};
     uint32_t distance = (uint32_t)(to - here);
 
-    for (unsigned i = 0; i < p->tails; i++)
-        if (p->tail[i] == to)
+    for (unsigned i = 0; i < p->avoids; i++)
+        if (p->avoid[i] == to)
             return;
     if (one_in(&p->g.r, 5)) { /* jmp r11 */
         prepend(p, through, 3);
+        avoid(p);
         prepend_move(p, 11, to);
     } else if (distance < 128 && !one_in(&p->g.r, 3)) {
         uint8_t b[2] = {(uint8_t)(one_in(&p->g.r, 8) ? 0xeb : 0x70 | cc), (uint8_t)distance};
@@ -153,10 +160,10 @@ static void loop_tail(struct program *p)
 {
     static const uint8_t jnz[6] = {0x0f, 0x85}, dec[2] = {0xfe, 0x0d};
 
-    if (p->loops == LOOPS || p->tails == ARRAY_SIZE(p->tail))
+    if (p->loops == LOOPS || p->avoids > ARRAY_SIZE(p->avoid) - 2)
         return;
     prepend(p, jnz, 6);
-    p->tail[p->tails++] = address(p, p->at);
+    avoid(p);
     p->loop[p->loops++] = (struct fix){.at = p->at + 2};
     p->counter = p->loops;
     counter_insn(p, dec, -1);
@@ -181,6 +188,7 @@ static void call(struct program *p)
         return;
     if (one_in(&p->g.r, 3)) { /* call r11 */
         prepend(p, through, 3);
+        avoid(p);
         prepend_move(p, 11, 0);
         p->call[p->calls++] = (struct fix){.at = p->at + 2, .absolute = true};
     } else {

@@ -64,7 +64,8 @@ static bool may_leave(const struct insn *in)
     const struct x86_form *f = &x86_form[in->form];
 
     return in->mem || f->class != X86_COPY || f->gate != X86_GATE_NONE ||
-           f->implicit_written & 16 || f->op == X86_DIV || f->op == X86_IDIV;
+           f->implicit_written & 16 || f->op == X86_XLAT || f->op == X86_MOV_MOFFS ||
+           f->op == X86_DIV || f->op == X86_IDIV;
 }
 
 void tr_liveness(struct tr *t)
