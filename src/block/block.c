@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The front of every disk image: chooses the format, checks each request once, counts, completes.
+/* The front of every node: checks each request once, counts, completes. (open.c makes the nodes.)
  *
  * submit -> checks here -> the format's submit -> ... loop ... -> block_done -> the submitter's
  * done(). After this file a request lies inside the disk, on sector boundaries, with buffers that
@@ -9,21 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
-
-/* Probed in this order; raw takes whatever is left, so it is last. */
-static const struct block_ops *const formats[] = {&raw_ops};
-
-/* Formats that users have and that this version cannot read: better said than booted as raw. */
-static const struct foreign {
-    const char *name;
-    unsigned at, len;
-    const char *magic;
-} foreign[] = {
-    {"qcow2", 0, 4, "QFI\xfb"},
-    {"vmdk", 0, 4, "KDMV"},
-    {"vhdx", 0, 8, "vhdxfile"},
-    {"vdi", 64, 4, "\x7f\x10\xda\xbe"},
-};
 
 static const char *const cache_words[] = {
     [CACHE_WRITEBACK] = "writeback",
@@ -46,76 +31,6 @@ bool block_cache_parse(enum block_cache *cache, const char *word, struct err *er
                    word);
 }
 
-static const struct block_ops *format_by_name(const char *name)
-{
-    for (unsigned i = 0; i < ARRAY_SIZE(formats); i++) {
-        if (strcmp(formats[i]->name, name) == 0)
-            return formats[i];
-    }
-    return NULL;
-}
-
-static const struct foreign *foreign_by_name(const char *name)
-{
-    for (unsigned i = 0; i < ARRAY_SIZE(foreign); i++) {
-        if (strcmp(foreign[i].name, name) == 0)
-            return &foreign[i];
-    }
-    return NULL;
-}
-
-static bool refuse_foreign(const char *file, const struct foreign *f, struct err *err)
-{
-    return err_set(err, ENOTSUP,
-                   "%s: format %s comes with a later version: qemu-img convert -O raw makes a raw "
-                   "copy",
-                   file, f->name);
-}
-
-static const struct block_ops *format_probe(const char *file, const void *head, size_t len,
-                                            struct err *err)
-{
-    for (unsigned i = 0; i < ARRAY_SIZE(foreign); i++) {
-        const struct foreign *f = &foreign[i];
-
-        if (f->at + f->len <= len && memcmp((const char *)head + f->at, f->magic, f->len) == 0) {
-            refuse_foreign(file, f, err);
-            return NULL;
-        }
-    }
-    for (unsigned i = 0; i < ARRAY_SIZE(formats); i++) {
-        if (formats[i]->probe(head, len))
-            return formats[i];
-    }
-    return &raw_ops;
-}
-
-static const struct block_ops *format_choose(struct block *b, struct image_file *f, struct err *err)
-{
-    const struct block_config *c = &b->config;
-    const struct block_ops *ops;
-    /* O_DIRECT wants memory, offset and length aligned; a short answer is fine. */
-    _Alignas(4096) char head[4096];
-    ssize_t got;
-
-    if (c->format[0]) {
-        const struct foreign *other = foreign_by_name(c->format);
-
-        ops = format_by_name(c->format);
-        if (other)
-            refuse_foreign(c->file, other, err);
-        else if (!ops)
-            err_set(err, EINVAL, "%s: unknown format \"%s\": formats are raw", c->file, c->format);
-        return ops;
-    }
-    got = pread(f->fd, head, sizeof head, 0);
-    if (got < 0) {
-        err_set(err, errno, "%s: cannot be read: %s", c->file, strerror(errno));
-        return NULL;
-    }
-    return format_probe(c->file, head, (size_t)got, err);
-}
-
 static void finish_ready(struct call *c)
 {
     struct block *b = container_of(c, struct block, finish);
@@ -128,35 +43,18 @@ static void finish_ready(struct call *c)
     }
 }
 
-struct block *block_open(struct loop *loop, const struct block_config *config, struct err *err)
+struct block *block_new(struct loop *loop, const struct block_config *config)
 {
     struct block *b = calloc(1, sizeof *b);
-    struct image_file *f = calloc(1, sizeof *f);
 
-    if (!b || !f) {
-        err_set(err, ENOMEM, "%s: out of memory", config->file);
-        goto free_block;
-    }
+    if (!b)
+        return NULL;
     b->loop = loop;
     b->config = *config;
     b->sector_size = 512;
-    b->file = f;
     b->finish.run = finish_ready;
     list_init(&b->ready);
-    if (!image_file_open(f, config, err))
-        goto free_block;
-    b->readonly = f->readonly;
-    b->rotational = f->rotational;
-    b->ops = format_choose(b, f, err);
-    if (!b->ops || !b->ops->open(b, err))
-        goto close_file;
     return b;
-close_file:
-    image_file_close(f);
-free_block:
-    free(f);
-    free(b);
-    return NULL;
 }
 
 static bool is_data(enum block_op op)
@@ -245,6 +143,38 @@ bool block_idle(const struct block *b)
     return b->in_flight == 0;
 }
 
+struct waited {
+    struct block_req req;
+    int result;
+    bool done;
+};
+
+static void on_waited(struct block_req *req, int result)
+{
+    struct waited *w = container_of(req, struct waited, req);
+
+    w->result = result;
+    w->done = true;
+}
+
+int block_run(struct block *b, enum block_op op, unsigned flags, uint64_t offset, void *data,
+              uint64_t length)
+{
+    struct iovec iov = {data, length};
+    struct waited w = {.req = {.op = op,
+                               .flags = flags,
+                               .offset = offset,
+                               .length = length,
+                               .iov = &iov,
+                               .iov_count = data ? 1 : 0,
+                               .done = on_waited}};
+
+    block_submit(b, &w.req);
+    while (!w.done)
+        loop_turn(b->loop, UINT64_MAX);
+    return w.result;
+}
+
 void block_close(struct block *b)
 {
     if (!b)
@@ -252,7 +182,16 @@ void block_close(struct block *b)
     while (!block_idle(b))
         loop_turn(b->loop, UINT64_MAX);
     b->ops->close(b);
-    image_file_close(b->file);
+    block_free(b);
+}
+
+void block_free(struct block *b)
+{
+    block_close(b->backing);
+    block_close(b->data);
+    block_close(b->under);
+    if (b->file)
+        image_file_close(b->file);
     free(b->file);
     free(b);
 }

@@ -359,7 +359,7 @@ static void test_killed_owner(void)
         struct block_config c = config_for(file);
         struct err err;
 
-        block_open(loop, &c, &err);
+        block_open(loop_open(&err), &c, &err); /* the parent's ring is the parent's */
         if (write(pipes[1], "", 1) == 1)
             pause();
         _exit(1);
@@ -380,8 +380,9 @@ static void test_refusals(void)
     ok(fd >= 0 && pwrite(fd, "QFI\xfb\0\0\0\3", 8, 0) == 8 && ftruncate(fd, 65536) == 0,
        "a qcow2 head");
     close(fd);
-    ok(refused(file, false, "", "format qcow2 comes with a later version"), "qcow2 by its head");
-    ok(refused(file, false, "qcow2", "format qcow2 comes with a later version"), "qcow2 by name");
+    ok(refused(file, false, "", "clusters of 2^0 bytes"), "broken qcow2, by its head");
+    ok(refused(file, false, "qcow2", "clusters of 2^0 bytes"), "broken qcow2, by name");
+    ok(refused(file, false, "vmdk", "format vmdk comes with a later version"), "vmdk by name");
     ok(refused(file, false, "rwa", "unknown format \"rwa\""), "unknown format");
     ok(refused(path("missing"), false, "", "No such file"), "missing");
     ok(refused(dir, false, "", "is a directory"), "a directory");

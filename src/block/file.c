@@ -47,7 +47,7 @@ static bool lock_file(int fd, const struct block_config *c, struct err *err)
 {
     struct flock lock = {.l_type = c->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
 
-    if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+    if (c->no_lock || fcntl(fd, F_OFD_SETLK, &lock) == 0)
         return true;
     if (errno == EAGAIN || errno == EACCES)
         return err_set(err, EBUSY,
@@ -105,6 +105,8 @@ static bool describe(struct image_file *f, const char *file, struct err *err)
         return err_set(err, errno, "%s: %s", file, strerror(errno));
     if (!check_kind(file, &st, err))
         return false;
+    f->dev = st.st_dev;
+    f->ino = st.st_ino;
     if (S_ISBLK(st.st_mode))
         return describe_device(f, &st, file, err);
     f->size = (uint64_t)st.st_size;

@@ -13,6 +13,7 @@
  * bounce buffer; a write that does not fill whole blocks reads them first, alone, so that two
  * writes to one block cannot undo each other. */
 #include "block/format.h"
+#include "block/image.h"
 #include "loop/uring.h"
 #include "base/log.h"
 #include <errno.h>
@@ -20,12 +21,16 @@
 #include <limits.h>
 #include <linux/falloc.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum {
     BOUNCE_MAX = 1 << 20,
     ZERO_CHUNK = 64 << 10,
     ZERO_IOV = 64,
 };
+
+#define SIZE_LIMIT (1ULL << 62) /* of a node below a format, which has no size of its own */
 
 struct raw {
     uint32_t align; /* O_DIRECT's, or 1 */
@@ -122,6 +127,13 @@ static void iov_copy(struct block_req *req, struct raw_req *r, char *bounce, uin
         bounce += n;
         bytes -= n;
     }
+}
+
+/* The rest of the submitter's memory. */
+static void iov_zero(struct block_req *req, struct raw_req *r)
+{
+    for (int i = r->index; i < req->iov_count; i++)
+        memset(req->iov[i].iov_base, 0, req->iov[i].iov_len);
 }
 
 static void submit_file(struct block *b, struct raw_req *r, enum file_op op, uint64_t offset,
@@ -253,6 +265,20 @@ static void raw_end(struct block *b, struct block_req *req, int result)
     start_waiting(b);
 }
 
+/* Nothing more can be read. Below a format, and in the last sector of a disk whose file is no whole
+ * number of sectors, that reads as zeroes; else the file has become shorter under us. */
+static void at_end_of_file(struct block *b, struct block_req *req)
+{
+    struct raw_req *r = scratch(req);
+
+    if (req->op != BLOCK_READ || (!b->config.growable && b->file->size == b->size)) {
+        raw_end(b, req, -EIO);
+        return;
+    }
+    iov_zero(req, r);
+    raw_end(b, req, 0);
+}
+
 /* A part of a transfer is done: what comes next, or the end. */
 static void transferred(struct block *b, struct block_req *req, uint64_t bytes)
 {
@@ -279,17 +305,18 @@ static void bounced(struct block *b, struct block_req *req, uint64_t bytes)
 
     if (req->op != BLOCK_READ &&
         r->stage == STAGE_FILL) { /* old contents are here: put ours over them */
-        if (bytes < length) {
+        if (bytes < length && !b->config.growable) {
             raw_end(b, req, -EIO);
             return;
         }
+        memset((char *)r->bounce + bytes, 0, length - bytes);
         r->stage = STAGE_TRANSFER;
         iov_copy(req, r, (char *)r->bounce + skip, min_u64(length - skip, req->length - r->at));
         submit_file(b, r, FILE_WRITE, start, &r->piece, 1);
         return;
     }
     if (bytes <= skip) {
-        raw_end(b, req, -EIO);
+        at_end_of_file(b, req);
         return;
     }
     bytes = min_u64(bytes - skip, req->length - r->at);
@@ -340,6 +367,15 @@ static void fallocated(struct block *b, struct block_req *req, int result)
     }
 }
 
+/* Did a read stop, within a block, where the file ends? */
+static bool ends_at(const struct block *b, const struct raw_req *r, int result)
+{
+    struct stat st;
+
+    return r->file.op == FILE_READ && fstat(b->file->fd, &st) == 0 &&
+           (uint64_t)st.st_size <= r->file.offset + (uint64_t)result;
+}
+
 static void raw_stepped(struct file_req *file, int result)
 {
     struct raw_req *r = container_of(file, struct raw_req, file);
@@ -347,8 +383,8 @@ static void raw_stepped(struct file_req *file, int result)
     struct block *b = r->b;
     struct raw *raw = b->priv;
 
-    /* Under O_DIRECT the rest must start on a block too. */
-    if (result > 0)
+    /* Under O_DIRECT the rest must start on a block too: but a file may end within one. */
+    if (result > 0 && !(result % raw->align == 0 || ends_at(b, r, result)))
         result = (int)align_down((uint64_t)result, raw->align);
     if (result == -EINTR)
         raw_step(b, req);
@@ -358,8 +394,10 @@ static void raw_stepped(struct file_req *file, int result)
         raw_end(b, req, result);
     else if (r->stage == STAGE_SYNC)
         raw_end(b, req, 0);
+    else if (result == 0 && r->stage == STAGE_FILL && r->bounce && b->config.growable)
+        bounced(b, req, 0);
     else if (result == 0)
-        raw_end(b, req, -EIO); /* the file has become shorter under us */
+        at_end_of_file(b, req);
     else if (r->bounce)
         bounced(b, req, (uint64_t)result);
     else
@@ -423,12 +461,36 @@ static void start_waiting(struct block *b)
     }
 }
 
+/* A disk that was only guessed to be raw must not come back as another format, naming other files,
+ * because its guest wrote such a head. */
+static bool would_change_format(const struct block_req *req)
+{
+    uint8_t head[128];
+    size_t have = 0;
+
+    for (int i = 0; i < req->iov_count && have < sizeof head; i++) {
+        size_t n = min_size(req->iov[i].iov_len, sizeof head - have);
+
+        memcpy(head + have, req->iov[i].iov_base, n);
+        have += n;
+    }
+    return block_head_is_format(head, have);
+}
+
 static void raw_submit(struct block *b, struct block_req *req)
 {
     struct raw *raw = b->priv;
     bool nothing = (req->op == BLOCK_FLUSH && (b->config.cache == CACHE_UNSAFE || b->readonly)) ||
                    (req->op == BLOCK_DISCARD && raw->no_punch);
     int failed = nothing ? 0 : prepare(b, req);
+
+    if (unlikely(req->offset == 0 && req->op == BLOCK_WRITE && b->config.guessed) &&
+        would_change_format(req)) {
+        log_guest(&raw->limit, "%s: its guest writes another format's header: needs format=raw",
+                  b->config.file);
+        free(scratch(req)->bounce);
+        failed = -EPERM;
+    }
 
     if (nothing || failed)
         block_done_later(b, req, failed);
@@ -449,6 +511,8 @@ static bool check_size(const struct block *b, const struct raw *raw, struct err 
 {
     uint64_t size = b->file->size;
 
+    if (b->config.growable || (b->readonly && size))
+        return true;
     if (size == 0)
         return err_set(err, EINVAL, "%s: is empty: give it a size with truncate -s SIZE FILE",
                        b->config.file);
@@ -480,7 +544,8 @@ static bool raw_open(struct block *b, struct err *err)
     }
     for (unsigned i = 0; i < ZERO_IOV; i++)
         zero_iov[i] = (struct iovec){(void *)zeroes, sizeof zeroes};
-    b->size = b->file->size;
+    b->size = b->config.growable ? SIZE_LIMIT : align_up(b->file->size, 512);
+    b->end = b->file->size;
     b->physical_size = b->file->block_size;
     b->discard_align = b->file->discard_align;
     b->can_discard = b->config.discard && !b->readonly;
@@ -494,10 +559,53 @@ static void raw_close(struct block *b)
     free(b->priv);
 }
 
+/* The file's size, not the node's: below a format this is how it gives space back. */
+static bool raw_resize(struct block *b, uint64_t size, struct err *err)
+{
+    if (b->file->is_device && size <= b->file->size)
+        return true;
+    if (ftruncate(b->file->fd, (off_t)size) != 0)
+        return err_set(err, errno, "%s: cannot be made %llu bytes: %s", b->config.file,
+                       (unsigned long long)size, strerror(errno));
+    b->file->size = b->end = size;
+    if (!b->config.growable)
+        b->size = size;
+    return true;
+}
+
+static bool raw_map(struct block *b, uint64_t offset, struct block_extent *e, struct err *err)
+{
+    uint64_t end = b->config.growable ? b->file->size : b->size;
+    off_t data = lseek(b->file->fd, (off_t)offset, SEEK_DATA), hole;
+
+    (void)err;
+    e->node = b;
+    e->present = e->has_offset = true;
+    e->host_offset = offset;
+    e->data = true;
+    if (data < 0 && errno == ENXIO)
+        data = (off_t)end; /* nothing but hole up to the end */
+    if (data < 0) {
+        e->length = end - offset; /* a file system that cannot tell */
+        return true;
+    }
+    if ((uint64_t)data > offset) {
+        e->data = false;
+        e->zero = true;
+        e->length = min_u64((uint64_t)data, end) - offset;
+        return true;
+    }
+    hole = lseek(b->file->fd, (off_t)offset, SEEK_HOLE);
+    e->length = (hole < 0 ? end : min_u64(end, align_up((uint64_t)hole, 512))) - offset;
+    return true;
+}
+
 const struct block_ops raw_ops = {
     .name = "raw",
     .probe = raw_probe,
     .open = raw_open,
     .submit = raw_submit,
     .close = raw_close,
+    .map = raw_map,
+    .resize = raw_resize,
 };

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: MIT */
+/* The parts of the qcow2 driver to each other. The format: QEMU's docs/interop/qcow2.txt; the
+ * design, with the order of writes that keeps an image whole through a power cut: doc/qcow2.md.
+ *
+ * Nothing here blocks and nothing is a coroutine. A request (q_req) has a step function that does
+ * what it can; when a metadata page is missing or a cluster is busy it leaves its q_wait there and
+ * returns, and resume() calls the step again, which looks everything up anew. */
+#ifndef HULL_QCOW2_H
+#define HULL_QCOW2_H
+
+#include "block/format.h"
+#include "block/image.h"
+#include "base/log.h"
+
+#define Q_MAGIC       0x514649fbu
+#define Q_OFFSET_MASK 0x00fffffffffffe00ULL
+#define Q_COPIED      BIT(63)
+#define Q_COMPRESSED  BIT(62)
+#define Q_ZERO_FLAG   BIT(0)
+
+enum {
+    Q_HEAD = 512, /* the part of the header that changes: one sector, so written whole or not */
+    Q_L1_MAX = 32 << 20,
+    Q_REFTABLE_MAX = 8 << 20,
+    Q_SNAPSHOTS_MAX = 65536,
+    Q_PAGE_MAX = 4096,
+};
+
+enum { /* incompatible features */
+       Q_INCOMPAT_DIRTY = 1,
+       Q_INCOMPAT_CORRUPT = 2,
+       Q_INCOMPAT_DATA_FILE = 4,
+       Q_INCOMPAT_COMPRESSION = 8,
+       Q_INCOMPAT_EXTL2 = 16,
+       Q_INCOMPAT_KNOWN = 31,
+};
+enum { Q_COMPAT_LAZY = 1 };
+enum { Q_AUTOCLEAR_BITMAPS = 1, Q_AUTOCLEAR_DATA_RAW = 2, Q_AUTOCLEAR_KNOWN = 3 };
+
+enum { /* header extensions */
+       Q_EXT_END = 0,
+       Q_EXT_BACKING_FORMAT = 0xe2792aca,
+       Q_EXT_FEATURES = 0x6803f857,
+       Q_EXT_BITMAPS = 0x23852875,
+       Q_EXT_CRYPTO = 0x0537be77,
+       Q_EXT_DATA_FILE = 0x44415441,
+};
+
+static inline uint16_t be16(const void *p)
+{
+    return __builtin_bswap16(le16(p));
+}
+static inline uint32_t be32(const void *p)
+{
+    return __builtin_bswap32(le32(p));
+}
+static inline uint64_t be64(const void *p)
+{
+    return __builtin_bswap64(le64(p));
+}
+static inline void put_be16(void *p, uint16_t v)
+{
+    v = __builtin_bswap16(v);
+    memcpy(p, &v, sizeof v);
+}
+static inline void put_be32(void *p, uint32_t v)
+{
+    v = __builtin_bswap32(v);
+    memcpy(p, &v, sizeof v);
+}
+static inline void put_be64(void *p, uint64_t v)
+{
+    v = __builtin_bswap64(v);
+    memcpy(p, &v, sizeof v);
+}
+
+struct q_header { /* checked: see header.c */
+    uint32_t version, cluster_bits, crypt_method, l1_size, reftable_clusters, snapshot_count;
+    uint32_t refcount_order, header_length;
+    uint64_t size, l1_offset, reftable_offset, snapshots_offset;
+    uint64_t incompatible, compatible, autoclear;
+    uint8_t compression; /* 0 zlib, 1 zstd */
+    uint32_t bitmap_count;
+    uint64_t bitmaps_offset, bitmaps_size;
+    char backing[1024], backing_format[16], data_file[1024];
+};
+
+struct q_wait { /* embedded in whoever waits; on one list at a time */
+    struct list link;
+    int error; /* of what was waited for */
+    void (*resume)(struct q_wait *w);
+};
+
+enum q_page_kind { Q_PAGE_L2, Q_PAGE_REF };
+
+struct q_page { /* a piece of an L2 table or refcount block */
+    struct list hash, lru;
+    uint64_t offset; /* in the file */
+    uint8_t *data;
+    enum q_page_kind kind;
+    bool loading, dirty;
+    bool fresh;   /* part of a new table that nothing on disk refers to yet */
+    bool writing; /* a commit has it in hand */
+    unsigned pins;
+    struct list waits;
+    struct qcow2 *q;
+    struct iovec iov;
+    struct block_req req;
+};
+
+struct q_cache {
+    unsigned page_size, count, max, dirty;
+    struct list *bucket;
+    unsigned buckets;
+    struct list lru; /* least recently used first */
+};
+
+enum q_kind { Q_NONE, Q_ZERO, Q_DATA, Q_PACKED };
+
+struct q_map { /* a range of the disk that is all alike */
+    enum q_kind kind;
+    uint64_t host;   /* of its first byte; of packed data, the descriptor */
+    uint64_t length; /* bytes */
+    bool copied;     /* ours alone: may be written in place */
+    bool allocated;  /* there is a host cluster, whatever the subcluster is */
+};
+
+struct qcow2 {
+    struct block *b;
+    struct q_header h;
+    uint8_t head[Q_HEAD]; /* as on disk */
+    uint64_t cluster_size;
+    unsigned cluster_bits, l2_bits, entry_size, sub_bits, subs; /* subs: subclusters per cluster */
+    uint64_t *l1;                                               /* host byte order */
+    uint32_t l1_size;
+    uint64_t *reftable;
+    uint32_t reftable_size; /* entries */
+    struct q_cache cache;
+    bool corrupt;
+    uint8_t *unpacked; /* the cluster that was decompressed last, and its descriptor */
+    uint64_t unpacked_from;
+    struct log_limit limit;
+};
+
+struct q_req { /* one block_req on its way */
+    struct qcow2 *q;
+    struct block_req *req;
+    uint64_t at, end;
+    unsigned pending; /* parts in flight, plus one while stepping */
+    int error;
+    bool submitting;
+    struct q_wait wait;
+    void (*step)(struct q_req *r);
+};
+
+struct q_part { /* one I/O for a request */
+    struct block_req req;
+    struct q_req *owner;
+    uint64_t guest; /* where in the disk */
+    uint64_t descriptor;
+    int data_count;
+    uint8_t *buffer;
+    struct iovec iov[];
+};
+
+static inline uint64_t q_in_cluster(const struct qcow2 *q, uint64_t offset)
+{
+    return offset & (q->cluster_size - 1);
+}
+
+/* header.c */
+bool q_header_read(struct block *under, const char *file, struct q_header *h, struct err *err);
+/* The first cluster's contents; false if it does not fit. */
+bool q_header_write(const struct q_header *h, uint8_t *cluster, struct err *err);
+
+/* cache.c. Get: 0 and *page, or 1 and `w` will be resumed, or -errno. A page may go at the next get
+ * unless it is pinned. */
+bool q_cache_open(struct qcow2 *q, uint64_t bytes, struct err *err);
+void q_cache_close(struct qcow2 *q);
+int q_page_get(struct qcow2 *q, uint64_t offset, enum q_page_kind kind, struct q_wait *w,
+               struct q_page **page);
+/* A page of a new table: zeroes, dirty, fresh. NULL: out of memory. */
+struct q_page *q_page_make(struct qcow2 *q, uint64_t offset, enum q_page_kind kind);
+struct q_page *q_page_find(struct qcow2 *q, uint64_t offset);
+void q_page_dirty(struct q_page *p);
+void q_cache_forget(struct qcow2 *q); /* all pages, written or not; nothing may be in flight */
+void q_resume_all(struct list *waits, int error);
+
+/* map.c: 0, 1 (waiting) or -errno; *m says what is at `offset`, for at most `length` bytes. */
+int q_lookup(struct qcow2 *q, uint64_t offset, uint64_t length, struct q_wait *w, struct q_map *m);
+int q_decode(struct qcow2 *q, const uint8_t *entry, unsigned sub, struct q_map *m);
+int q_l2_offset(struct qcow2 *q, uint64_t offset, uint64_t *table, bool *copied);
+int q_l2_page(struct qcow2 *q, uint64_t table, uint64_t offset, struct q_wait *w,
+              struct q_page **page, unsigned *at);
+uint64_t q_packed_offset(const struct qcow2 *q, uint64_t descriptor, uint64_t *length);
+int q_corrupt(struct qcow2 *q, const char *what, uint64_t where); /* says so; returns -EIO */
+
+/* read.c */
+void q_read_step(struct q_req *r);
+/* The next `length` bytes of the request as an I/O of its own, counted as pending; NULL: no memory.
+ * The end frees it and reports. */
+struct q_part *q_part_new(struct q_req *r, uint64_t length);
+void q_part_end(struct q_part *p, int result);
+int q_iov_slice(const struct iovec *iov, int count, uint64_t from, uint64_t length,
+                struct iovec *out);
+void q_iov_zero(const struct iovec *iov, int count);
+
+/* compress.c: bytes or -errno. Unpack fills `out` wholly or fails. */
+int q_unpack(const struct qcow2 *q, const uint8_t *in, size_t len, uint8_t *out);
+int q_pack(const struct qcow2 *q, const uint8_t *in, uint8_t *out, size_t room);
+
+/* open.c */
+void q_req_put(struct q_req *r, int result); /* one pending less; the last one ends the request */
+
+/* For set-up and tools: a waiter that turns the loop. q_sleep: 1 (look again) or -errno. */
+struct q_sleep {
+    struct q_wait wait;
+    bool woken;
+};
+void q_sleep_init(struct q_sleep *s);
+int q_sleep(struct qcow2 *q, struct q_sleep *s);
+/* `entries` big-endian numbers in host order; the caller's to free. NULL on error. */
+uint64_t *q_table_read(struct qcow2 *q, uint64_t offset, uint64_t entries, struct err *err);
+
+/* create.c */
+bool q_create_check(const struct block_create *c, struct err *err);
+bool q_create(struct block *under, const struct block_create *c, uint64_t size, struct err *err);
+
+#endif

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT */
+/* qcow2 with qemu-img and qemu-io as the oracle: random images of every option mix, written by one
+ * side and read by the other. Usage: qcow2_test [HISTORIES [SEED]]. */
+#include "block/image.h"
+#include "tap.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static struct loop *loop;
+static char dir[] = "/var/tmp/hull-qcow2-XXXXXX";
+static uint64_t state;
+
+static uint64_t rnd(uint64_t below)
+{
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    return (state >> 20) % below;
+}
+
+static bool sh(const char *fmt, ...) PRINTF_LIKE(1, 2);
+static bool sh(const char *fmt, ...)
+{
+    char text[16384];
+    va_list ap;
+    int n = snprintf(text, sizeof text, "cd %s && exec >log 2>&1 && ", dir);
+
+    va_start(ap, fmt);
+    vsnprintf(text + n, sizeof text - (size_t)n, fmt, ap);
+    va_end(ap);
+    if (system(text) == 0)
+        return true;
+    printf("# failed: %.3000s\n", text + n);
+    snprintf(text, sizeof text, "grep -v 'wrote\\|ops/sec' %s/log | sed 's/^/# /' | head -20", dir);
+    fflush(stdout);
+    return system(text) == 1000;
+}
+
+static const char *path(const char *name)
+{
+    static char text[4][256];
+    static unsigned n;
+    char *p = text[n++ % 4];
+
+    snprintf(p, 256, "%s/%s", dir, name);
+    return p;
+}
+
+static struct block *open_image(const char *name, const char *format, bool readonly)
+{
+    struct block_config c = {.readonly = readonly, .discard = true};
+    struct err err = {0};
+    struct block *b;
+
+    snprintf(c.file, sizeof c.file, "%s", path(name));
+    snprintf(c.format, sizeof c.format, "%s", format);
+    b = block_open(loop, &c, &err);
+    if (!b)
+        printf("# %s\n", err.text);
+    return b;
+}
+
+static bool holds(struct block *b, const uint8_t *want, uint64_t size)
+{
+    uint64_t step = 512 * (1 + rnd(4000));
+    uint8_t *got = malloc(step);
+    bool same = b->size == size;
+
+    if (!same)
+        printf("# size %llu, not %llu\n", (unsigned long long)b->size, (unsigned long long)size);
+    for (uint64_t at = 0; at < size && same; at += step) {
+        uint64_t n = min_u64(step, size - at);
+        int failed = block_run(b, BLOCK_READ, 0, at, got, n);
+
+        same = !failed && memcmp(got, want + at, n) == 0;
+        for (uint64_t i = 0; i < n && !same; i++)
+            if (failed || got[i] != want[at + i]) {
+                printf("# differs at %llu: %02x, not %02x (%d)\n", (unsigned long long)(at + i),
+                       got[i], want[at + i], failed);
+                break;
+            }
+    }
+    free(got);
+    return same;
+}
+
+struct options {
+    char text[256]; /* for qemu-img -o */
+    struct block_create c;
+};
+
+static void random_options(struct options *o)
+{
+    static const unsigned sizes[] = {512, 1024, 4096, 16384, 65536, 65536, 1 << 20, 2 << 20};
+    struct block_create *c = &o->c;
+    bool v2 = rnd(8) == 0;
+
+    memset(o, 0, sizeof *o);
+    c->format = "qcow2";
+    c->version = v2 ? 2 : 3;
+    c->cluster_size = sizes[rnd(8)];
+    c->refcount_bits = v2 ? 16 : 1u << rnd(7);
+    c->lazy_refcounts = !v2 && rnd(4) == 0;
+    c->extended_l2 = !v2 && c->cluster_size >= 16384 && rnd(3) == 0;
+    c->zstd = !v2 && rnd(2);
+    snprintf(o->text, sizeof o->text, "compat=%s,cluster_size=%u,refcount_bits=%u%s%s%s",
+             v2 ? "0.10" : "1.1", c->cluster_size, c->refcount_bits,
+             c->lazy_refcounts ? ",lazy_refcounts=on" : "", c->extended_l2 ? ",extended_l2=on" : "",
+             c->zstd ? ",compression_type=zstd" : "");
+}
+
+/* A few writes by qemu-io, repeated in the shadow. */
+static bool qemu_writes(const char *name, uint8_t *shadow, uint64_t size, uint32_t cluster,
+                        unsigned count)
+{
+    char commands[12000] = "";
+    size_t n = 0;
+    unsigned packed = size / 4 > 2 * cluster ? (unsigned)rnd(4) : 0;
+
+    for (unsigned i = 0; i < count && n < sizeof commands - 200; i++) {
+        uint64_t at = 512 * rnd(size / 512), length = 512 * (1 + rnd(rnd(8) ? 64 : 2000));
+        unsigned what = (unsigned)rnd(10), byte = 1 + (unsigned)rnd(254);
+
+        length = min_u64(length, size - at);
+        if (i < packed) { /* QEMU compresses only what was never written: one in each stretch */
+            at = align_down(size / packed * i, cluster) + (i ? cluster : 0);
+            length = min_u64(cluster, size - at);
+            n += (size_t)snprintf(commands + n, sizeof commands - n,
+                                  " -c 'write -c -P %u %llu %llu'", byte, (unsigned long long)at,
+                                  (unsigned long long)length);
+            memset(shadow + at, (int)byte, length);
+        } else if (what < 3) {
+            n += (size_t)snprintf(commands + n, sizeof commands - n, " -c 'write -z%s %llu %llu'",
+                                  rnd(2) ? " -u" : "", (unsigned long long)at,
+                                  (unsigned long long)length);
+            memset(shadow + at, 0, length);
+        } else {
+            n += (size_t)snprintf(commands + n, sizeof commands - n, " -c 'write -P %u %llu %llu'",
+                                  byte, (unsigned long long)at, (unsigned long long)length);
+            memset(shadow + at, (int)byte, length);
+        }
+    }
+    return sh("qemu-io -f qcow2 %s %s", commands, name);
+}
+
+/* qemu writes, hull reads: one image, perhaps over another. */
+static bool read_history(void)
+{
+    struct options o;
+    uint64_t size = 512 * (100 + rnd(20000)), base_size = 512 * (100 + rnd(20000));
+    uint8_t *shadow = calloc(1, size + base_size);
+    bool backed = rnd(2), raw = rnd(3) == 0, good;
+    struct block *b = NULL;
+
+    random_options(&o);
+    if (backed) {
+        good = raw ? sh("qemu-img create -f raw base %llu", (unsigned long long)base_size)
+                   : sh("qemu-img create -f qcow2 -o %s base %llu", o.text,
+                        (unsigned long long)base_size);
+        good = good && (raw ? sh("qemu-io -f raw -c 'write -P 77 512 40000' base")
+                            : qemu_writes("base", shadow, base_size, o.c.cluster_size, 10));
+        if (raw)
+            memset(shadow + 512, 77, min_u64(40000, base_size - 512));
+        random_options(&o);
+        good = good && sh("qemu-img create -f qcow2 -o %s -b base -F %s top %llu", o.text,
+                          raw ? "raw" : "qcow2", (unsigned long long)size);
+        if (base_size < size)
+            memset(shadow + base_size, 0, size - base_size);
+    } else {
+        good = sh("qemu-img create -f qcow2 -o %s top %llu", o.text, (unsigned long long)size);
+    }
+    good = good && qemu_writes("top", shadow, size, o.c.cluster_size, 5 + (unsigned)rnd(30));
+    b = good ? open_image("top", "qcow2", true) : NULL;
+    good = b && holds(b, shadow, size);
+    block_close(b);
+    if (!good)
+        printf("# options %s, backing %d raw %d\n", o.text, backed, raw);
+    free(shadow);
+    return good;
+}
+
+static bool create_history(void)
+{
+    struct options o;
+    struct err err = {0};
+    uint64_t size = 512 * (1 + rnd(1 << 22));
+    bool good;
+
+    random_options(&o);
+    o.c.file = path("new");
+    o.c.size = size;
+    good = block_create(loop, &o.c, &err);
+    if (!good)
+        printf("# %s\n", err.text);
+    good = good && sh("qemu-img check -f qcow2 new") &&
+           sh("qemu-io -f qcow2 -c 'write -P 3 0 512' new && qemu-img check -f qcow2 new");
+    if (!good)
+        printf("# options %s size %llu\n", o.text, (unsigned long long)size);
+    return good;
+}
+
+static bool many(const char *what, bool (*one)(void), unsigned count, uint64_t seed)
+{
+    unsigned good = 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        state = (seed + i) * 0x9e3779b97f4a7c15ULL;
+        if (one())
+            good++;
+        else
+            printf("# %s: seed %llu\n", what, (unsigned long long)(seed + i));
+    }
+    return ok(good == count, "%s: %u of %u", what, good, count);
+}
+
+int main(int argc, char **argv)
+{
+    unsigned count = argc > 1 ? (unsigned)atoi(argv[1]) : 4;
+    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+    struct err err = {0};
+
+    if (system("qemu-img --version >/dev/null 2>&1 && qemu-io --version >/dev/null 2>&1") != 0) {
+        tap_skip("qcow2", "no qemu-img or qemu-io: apt-get install qemu-utils");
+        return tap_done();
+    }
+    loop = loop_open(&err);
+    if (!ok(loop && mkdtemp(dir), "set up"))
+        return tap_done();
+    many("made by qemu, read by hull", read_history, count, seed);
+    many("made by hull, taken by qemu", create_history, count, seed);
+    loop_close(loop);
+    sh("rm -rf %s", dir);
+    return tap_done();
+}
