@@ -3,15 +3,12 @@
  *
  * What the machine is comes from the snapshot; the command line says only how it meets this host:
  * sockets, consoles, networks, limits. */
-#include "copy.h"
 #include "hull.h"
 #include "machine/saved.h"
 #include "net/net.h"
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* Options of hull run that do not change what the guest sees. */
@@ -105,24 +102,8 @@ static bool option_given(const struct restore_options *o, const char *name)
 
 /* ---- disks ---- */
 
-/* A disk that lives as long as the machine: a copy without a name, which hull-vmm opens through
- * /proc. The descriptor stays open in this process until then, and is inherited. */
-static bool make_temporary(struct config_disk *d, struct err *err)
-{
-    const char *dir = getenv("TMPDIR");
-    int fd = open(dir ? dir : "/var/tmp", O_TMPFILE | O_RDWR, 0600);
-
-    if (fd < 0)
-        return err_set(err, errno, "%s: a temporary disk cannot be made there: %s",
-                       dir ? dir : "/var/tmp", strerror(errno));
-    if (!copy_to_fd(d->file, fd, dir ? dir : "/var/tmp", err))
-        return false;
-    snprintf(d->file, sizeof d->file, "/proc/%d/fd/%d", getpid(), fd);
-    return true;
-}
-
 /* A disk that was copied into the snapshot is used there. */
-static bool find_disks(const struct restore_options *o, struct config *c, struct err *err)
+static void find_disks(const struct restore_options *o, struct config *c)
 {
     char path[CONFIG_PATH + 16];
 
@@ -132,10 +113,8 @@ static bool find_disks(const struct restore_options *o, struct config *c, struct
         snprintf(path, sizeof path, "%s/disk%u", o->dir, i);
         if (!access(path, F_OK))
             snprintf(d->file, sizeof d->file, "%.*s", CONFIG_PATH - 1, path);
-        if (o->temporary && !d->readonly && !make_temporary(d, err))
-            return false;
+        d->temporary |= o->temporary;
     }
-    return true;
 }
 
 static bool make_config(const struct restore_options *o, struct config *c, struct err *err)
@@ -156,7 +135,8 @@ static bool make_config(const struct restore_options *o, struct config *c, struc
         return err_set(err, EINVAL, "--net: the saved machine has %u interfaces, give as many",
                        nets);
     snprintf(c->restore, sizeof c->restore, "%s", o->dir);
-    return find_disks(o, c, err);
+    find_disks(o, c);
+    return true;
 }
 
 int cmd_restore(int argc, char **argv)

@@ -115,6 +115,10 @@ struct block *block_open(struct loop *loop, const struct block_config *config, s
  * the new block's on success, the caller's otherwise. The format must be named. */
 struct block *block_open_over(struct block *under, const struct block_config *config,
                               struct err *err);
+/* A writable disk over `base`, which was opened readonly and belongs to the new one: writes go to a
+ * file without a name (in $TMPDIR or /var/tmp) and end with it. NULL on error, and base is closed.
+ */
+struct block *block_temporary(struct block *base, struct err *err);
 /* Checks range, alignment and readonly once, counts, then passes on: -EINVAL, -EROFS arrive in
  * done(). */
 void block_submit(struct block *b, struct block_req *req);

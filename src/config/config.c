@@ -4,15 +4,11 @@
 #include <stdlib.h>
 
 const struct field config_disk_fields[] = {
-    FIELD_TEXT(struct config_disk, file),
-    FIELD_TEXT(struct config_disk, format),
-    FIELD_TEXT(struct config_disk, serial),
-    FIELD_TEXT(struct config_disk, cache),
-    FIELD(struct config_disk, readonly, 1),
-    FIELD(struct config_disk, discard, 1),
-    FIELD_TEXT(struct config_disk, aio),
-    FIELD(struct config_disk, queues, 16),
-    {0},
+    FIELD_TEXT(struct config_disk, file),    FIELD_TEXT(struct config_disk, format),
+    FIELD_TEXT(struct config_disk, serial),  FIELD_TEXT(struct config_disk, cache),
+    FIELD(struct config_disk, readonly, 1),  FIELD(struct config_disk, discard, 1),
+    FIELD(struct config_disk, temporary, 1), FIELD_TEXT(struct config_disk, aio),
+    FIELD(struct config_disk, queues, 16),   {0},
 };
 
 const struct field config_net_fields[] = {

@@ -19,6 +19,7 @@ struct config_disk { /* --disk FILE[,key=value]... */
     char cache[16]; /* writeback, none, unsafe, writethrough */
     bool readonly;
     bool discard;
+    bool temporary;  /* writes end with the machine; many machines may share the file */
     char aio[8];     /* uring, threads; empty: what the host offers */
     uint16_t queues; /* 0: one per vCPU, at most 4 */
 };
@@ -57,8 +58,8 @@ struct config {
     bool exit_on_panic;
     bool debug_exit; /* isa-debug-exit at 0xf4 */
     bool balloon;
-    uint32_t vsock_cid;    /* 0: no vsock */
-    char vsock_socket[96]; /* in user space over this socket; empty: the kernel's vhost-vsock */
+    uint32_t vsock_cid;        /* 0: no vsock */
+    char vsock_socket[96];     /* in user space over this socket; empty: the kernel's vhost-vsock */
     char restore[CONFIG_PATH]; /* a snapshot's directory to go on from; empty: power on */
     bool fresh_identity;       /* a clone: new VMGenID and MACs */
     char user[64];             /* drop to this user when started as root */

@@ -118,7 +118,7 @@ static bool add_board(struct machine *m, struct err *err)
 static bool open_disk(struct machine *m, unsigned i, struct err *err)
 {
     const struct config_disk *d = &m->config.disk[i];
-    struct block_config config = {.readonly = d->readonly, .discard = d->discard};
+    struct block_config config = {.readonly = d->readonly || d->temporary, .discard = d->discard};
 
     memcpy(config.file, d->file, sizeof config.file);
     memcpy(config.format, d->format, sizeof config.format);
@@ -127,6 +127,8 @@ static bool open_disk(struct machine *m, unsigned i, struct err *err)
         return false;
     config.aio = strcmp(d->aio, "threads") ? AIO_URING : AIO_THREADS;
     m->disk[i] = block_open(m->loop, &config, err);
+    if (m->disk[i] && d->temporary && !d->readonly)
+        m->disk[i] = block_temporary(m->disk[i], err);
     return m->disk[i] != NULL;
 }
 
