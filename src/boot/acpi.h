@@ -17,7 +17,10 @@ struct acpi_config {
     const struct layout *layout;
     uint8_t uarts; /* bit n: COM(n + 1) */
     bool hpet, i8042, pvpanic, vga;
+    gpa vmgenid; /* where its 16 bytes lie; 0: none */
 };
+
+#define ACPI_GPE_VMGENID 5 /* the event by which the guest hears of a new one */
 
 #define ACPI_TABLES_MAX   12
 #define ACPI_POINTERS_MAX 24

@@ -21,6 +21,7 @@ static const struct acpi_config big_board = {
     .hpet = true,
     .i8042 = true,
     .pvpanic = true,
+    .vmgenid = LAYOUT_VMGENID,
 };
 
 /* ---- golden files: hex, 32 bytes a line ---- */

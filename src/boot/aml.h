@@ -51,6 +51,7 @@ enum {
     AML_STORE = 0x70, /* value, target */
     AML_AND = 0x7b,
     AML_OR = 0x7d,
+    AML_NOTIFY = 0x86,      /* object, value */
     AML_DWORD_FIELD = 0x8a, /* CreateDWordField: buffer, offset, then aml_path for its name */
     AML_NOT = 0x92,         /* LNot */
     AML_EQUAL = 0x93,

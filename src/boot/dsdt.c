@@ -343,6 +343,43 @@ static void hpet(struct aml *a)
     isa_device(a, "HPET", "PNP0103", 0, &r);
 }
 
+/* Virtual Machine Generation ID (Microsoft, 2012): where it lies, and an event when it changes.
+ * Linux knows the device by either compatible id. */
+static void generation(struct aml *a, gpa at)
+{
+    size_t device = aml_device(a, "VGEN"), package;
+
+    aml_name(a, "_HID");
+    aml_string(a, "HULL0001");
+    aml_name(a, "_CID");
+    package = aml_package(a, 2);
+    aml_string(a, "VM_Gen_Counter");
+    aml_string(a, "VMGENCTR");
+    aml_close(a, package);
+    aml_name(a, "_DDN");
+    aml_string(a, "VM_Gen_Counter");
+    aml_name(a, "ADDR");
+    package = aml_package(a, 2);
+    aml_integer(a, at & UINT32_MAX);
+    aml_integer(a, at >> 32);
+    aml_close(a, package);
+    aml_close(a, device);
+}
+
+static void generation_event(struct aml *a)
+{
+    size_t scope = aml_scope(a, "\\_GPE"), method;
+    char name[5];
+
+    snprintf(name, sizeof name, "_E%02X", ACPI_GPE_VMGENID);
+    method = aml_method(a, name, 0, false);
+    aml_byte(a, AML_NOTIFY);
+    aml_path(a, "\\_SB.VGEN");
+    aml_integer(a, 0x80);
+    aml_close(a, method);
+    aml_close(a, scope);
+}
+
 static void processors(struct aml *a, unsigned cpus)
 {
     for (unsigned i = 0; i < cpus; i++) {
@@ -393,7 +430,11 @@ bool acpi_make_dsdt(struct stream *blob, const struct acpi_config *c, struct err
     if (c->hpet)
         hpet(&a);
     processors(&a, c->cpus);
+    if (c->vmgenid)
+        generation(&a, c->vmgenid);
     aml_close(&a, scope);
+    if (c->vmgenid)
+        generation_event(&a);
     *blob = a.out;
     return aml_ok(&a) || err_set(err, ENOMEM, "no memory for the DSDT");
 }

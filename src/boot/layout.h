@@ -19,8 +19,10 @@
 #define LAYOUT_VGA_BASE         0xa0000ULL
 #define LAYOUT_VGA_END          0xc0000ULL
 /* The machine puts RSDP and tables here; kernels that scan for them find them. */
-#define LAYOUT_ACPI_BASE   0xe0000ULL
-#define LAYOUT_ACPI_SIZE   0x10000ULL
+#define LAYOUT_ACPI_BASE 0xe0000ULL
+#define LAYOUT_ACPI_SIZE 0xf000ULL
+/* The 16 bytes that tell a guest which copy of itself it is; a page of their own. */
+#define LAYOUT_VMGENID     0xef000ULL
 #define LAYOUT_SMBIOS_BASE 0xf0000ULL
 #define LAYOUT_SMBIOS_SIZE 0x10000ULL
 #define LAYOUT_ECAM_BASE   0xb0000000ULL

@@ -45,6 +45,7 @@ static gpa place_tables(struct machine *m, struct err *err)
         .hpet = !m->parts.no_hpet,
         .i8042 = !m->parts.no_i8042,
         .pvpanic = !m->parts.no_pvpanic,
+        .vmgenid = LAYOUT_VMGENID,
     };
     struct smbios_config smbios = {
         .version = HULL_VERSION,
@@ -54,6 +55,10 @@ static gpa place_tables(struct machine *m, struct err *err)
     };
 
     memcpy(smbios.uuid, m->uuid, sizeof smbios.uuid);
+    if (mem_load(&m->mem, LAYOUT_VMGENID, m->generation, sizeof m->generation)) {
+        err_set(err, EINVAL, "there is no memory for the VM generation ID");
+        return 0;
+    }
     return smbios_load(&smbios, &m->mem, err) ? acpi_load(&acpi, &m->mem, err) : 0;
 }
 

@@ -315,6 +315,15 @@ static void make_uuid(struct machine *m)
     m->uuid[8] = (uint8_t)((m->uuid[8] & 0x3f) | 0x80);
 }
 
+/* A machine that --random-seed makes repeatable is the same one every time. */
+static void new_generation(struct machine *m)
+{
+    if (m->config.has_random_seed)
+        memcpy(m->generation, m->uuid, sizeof m->generation);
+    else if (getrandom(m->generation, sizeof m->generation, 0) != sizeof m->generation)
+        memset(m->generation, 0, sizeof m->generation);
+}
+
 static bool open_fresh(struct machine *m, struct err *err)
 {
     return machine_open_kernel(m, err) && machine_assemble(m, err) && machine_load(m, err);
@@ -340,6 +349,7 @@ bool machine_open(struct machine *m, const struct config *config, struct err *er
     m->attend.run = attend;
     m->timeout.fire = timed_out;
     make_uuid(m);
+    new_generation(m);
     mem_init(&m->mem);
     bus_init(&m->mmio, UINT64_MAX);
     bus_init(&m->pio, 0x10000);

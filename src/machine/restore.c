@@ -7,6 +7,7 @@
  *   restore_apply   facts are compared, the clock, devices and vCPUs take their state
  *
  * A failure anywhere ends a process that has not run a guest: nothing that existed has changed. */
+#include "boot/acpi.h"
 #include "machine/snapshot.h"
 #include "net/net.h"
 #include "virtio/devices.h"
@@ -380,6 +381,29 @@ static bool restore_cpus(struct machine *m, const struct layer *l, struct err *e
     return good || err_wrap(err, "%s/state", l->saved->dir);
 }
 
+/* A copy is told that it is one: its generation ID, on which its kernel stirs the random number
+ * generator, and the addresses of its network cards, which a driver reads when it starts. */
+static bool take_identity(struct machine *m, struct err *err)
+{
+    char id[16];
+    uint8_t mac[6];
+
+    if (getrandom(m->generation, sizeof m->generation, 0) != sizeof m->generation ||
+        mem_write(&m->mem, LAYOUT_VMGENID, m->generation, sizeof m->generation))
+        return err_set(err, EIO, "the machine cannot be given a new generation ID");
+    pm_gpe(&m->board, ACPI_GPE_VMGENID);
+    for (unsigned i = 0; i < m->config.net_count; i++) {
+        struct device *dev;
+
+        snprintf(id, sizeof id, "net%u", i);
+        dev = board_device(&m->board, id);
+        net_mac_make(mac, NULL, i);
+        if (dev)
+            virtio_net_readdress(dev, mac);
+    }
+    return true;
+}
+
 bool restore_apply(struct machine *m, struct err *err)
 {
     const struct layer *l = m->restore->layer[0];
@@ -390,7 +414,8 @@ bool restore_apply(struct machine *m, struct err *err)
     memcpy(m->generation, l->saved->facts.generation, sizeof m->generation);
     memcpy(m->snapshot_id, l->saved->facts.id, sizeof m->snapshot_id);
     board_clock_set(&m->board, l->saved->facts.board_ns);
-    if (!restore_devices(m, l, err) || !restore_cpus(m, l, err))
+    if (!restore_devices(m, l, err) || !restore_cpus(m, l, err) ||
+        (m->config.fresh_identity && !take_identity(m, err)))
         return false;
     m->state = RUN_PAUSED;
     return true;

@@ -23,6 +23,9 @@ struct device *virtio_net_new(const char *id, struct net *const *backend, uint16
 struct device *virtio_net_vhost_new(const char *id, struct net *const *tap, uint16_t pairs,
                                     const uint8_t mac[6], uint16_t mtu);
 void virtio_net_link(struct device *dev, bool up);
+/* Another address, while paused: in the configuration at once; the guest's driver takes it when it
+ * starts afresh, until then it keeps the one it has. */
+void virtio_net_readdress(struct device *dev, const uint8_t mac[6]);
 void virtio_net_announce(struct device *dev); /* asks the guest to tell the network where it is */
 
 /* A console (hvc0) over `console`, or none if NULL; ports are added before the device is attached.

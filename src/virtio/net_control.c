@@ -155,6 +155,14 @@ void virtio_net_link(struct device *dev, bool up)
     net_vhost_refresh(n);
 }
 
+void virtio_net_readdress(struct device *dev, const uint8_t mac[6])
+{
+    struct virtio_net *n = container_of(dev, struct virtio_net, v.dev);
+
+    memcpy(n->permanent_mac, mac, 6);
+    virtio_config_set(&n->v, 0, mac, 6, false);
+}
+
 void virtio_net_announce(struct device *dev)
 {
     struct virtio_net *n = container_of(dev, struct virtio_net, v.dev);
