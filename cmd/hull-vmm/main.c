@@ -6,6 +6,8 @@
  * JSON file: hull-vmm --config machine.json. */
 #include "base/log.h"
 #include "machine/machine.h"
+#include "machine/snapshot.h"
+#include "template.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
@@ -22,6 +24,10 @@
 
 static struct machine machine;
 static struct config config;
+/* A clone's: who wants to hear of it, which one it is, and what it goes on from. */
+static int report_fd = -1;
+static uint32_t clone_number;
+static struct restore *saved;
 
 static void print_help(void)
 {
@@ -35,7 +41,9 @@ static int open_config(int argc, char **argv, struct err *err)
 {
     int fd;
 
-    if (argc == 3 && !strcmp(argv[1], "--config-fd"))
+    if (argc == 5 && !strcmp(argv[3], "--template-fd"))
+        report_fd = atoi(argv[4]);
+    if ((argc == 3 || report_fd >= 0) && !strcmp(argv[1], "--config-fd"))
         return atoi(argv[2]);
     if (argc != 3 || strcmp(argv[1], "--config")) {
         err_set(err, EINVAL, "expected --config FILE; see hull-vmm --help");
@@ -100,6 +108,15 @@ static int failed(const struct err *err)
     return MACHINE_FAILED;
 }
 
+static void report_start(void)
+{
+    if (report_fd < 0)
+        return;
+    template_report(report_fd, clone_number, CLONE_RUNS, 0);
+    close(report_fd);
+    report_fd = -1;
+}
+
 static int start(void)
 {
     struct err err = {0};
@@ -109,17 +126,39 @@ static int start(void)
         return failed(&err);
     /* Changing the user has undone what hull set: a machine of hull's dies with it. Had it died
      * before this line, the control connection would be at its end. */
-    if (config.user[0] && config.control_fd)
+    if (config.user[0] && (config.control_fd || report_fd >= 0))
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (!machine_open(&machine, &config, &err))
+    if (!machine_open_saved(&machine, &config, saved, &err))
         return failed(&err);
-    if (loop_watch(machine.loop, &signals, &err) && machine_start(&machine, &err))
+    if (loop_watch(machine.loop, &signals, &err) && machine_start(&machine, &err)) {
+        report_start();
         status = machine_run(&machine);
-    else
+    } else
         status = failed(&err);
     loop_forget(machine.loop, &signals);
     machine_close(&machine);
     return status;
+}
+
+/* The template returns here when all is over, and each clone when it begins. */
+static int serve(void)
+{
+    struct err err = {0};
+    bool is_clone;
+    int status;
+
+    saved = restore_read(config.restore, &err);
+    if (!saved || !machine_prepare(&config, &err))
+        return failed(&err);
+    status = template_serve(report_fd, &config, &is_clone, &clone_number, &err);
+    if (!is_clone)
+        return status;
+    if (status)
+        return failed(&err);
+    block_signals();
+    if (config.name[0])
+        prctl(PR_SET_NAME, config.name);
+    return start();
 }
 
 int main(int argc, char **argv)
@@ -135,11 +174,12 @@ int main(int argc, char **argv)
         print_help();
         return MACHINE_OFF;
     }
-    block_signals();
+    if (argc < 5) /* a template has its own, its clones come to this later */
+        block_signals();
     if (read_config(argc, argv, &err)) {
         if (config.name[0])
             prctl(PR_SET_NAME, config.name);
-        status = start();
+        status = report_fd >= 0 ? serve() : start();
     } else
         log_error("%s", err.text);
     return status;

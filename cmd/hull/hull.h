@@ -14,6 +14,7 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_CRASHED = 3, EXIT_TI
 int cmd_run(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_restore(int argc, char **argv);
+int cmd_clone(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_image(int argc, char **argv);
 int cmd_help(int argc, char **argv);

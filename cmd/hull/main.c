@@ -12,6 +12,7 @@ static const struct verb {
     {"run", "run a machine in the foreground, console on this terminal", cmd_run},
     {"snapshot", "save a running machine to a directory", cmd_snapshot},
     {"restore", "let a saved machine go on", cmd_restore},
+    {"clone", "let copies of a saved machine run", cmd_clone},
     {"image", "build bootable disk images from packages", cmd_image},
     {"info", "this host: engines, what limits speed, what is missing", cmd_info},
     {"help", "this text, or help on a verb", cmd_help},
@@ -19,9 +20,9 @@ static const struct verb {
 
 /* Verbs of DESIGN.md section 9 that come with later work; named so that the error can say so. */
 static const char *const later[] = {
-    "disk", "clone",  "create",  "start",   "stop",    "kill",   "pause", "resume", "reboot",
-    "list", "show",   "edit",    "delete",  "console", "log",    "exec",  "copy",   "stats",
-    "pool", "volume", "network", "migrate", "host",    "events", "top",   NULL,
+    "disk",   "create",  "start",   "stop",    "kill",   "pause", "resume", "reboot", "list",
+    "show",   "edit",    "delete",  "console", "log",    "exec",  "copy",   "stats",  "pool",
+    "volume", "network", "migrate", "host",    "events", "top",   NULL,
 };
 
 static void print_help(FILE *out)

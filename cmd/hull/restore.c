@@ -4,18 +4,10 @@
  * What the machine is comes from the snapshot; the command line says only how it meets this host:
  * sockets, consoles, networks, limits. */
 #include "hull.h"
-#include "machine/saved.h"
-#include "net/net.h"
+#include "saved_config.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-/* Options of hull run that do not change what the guest sees. */
-static const char *const host_options[] = {
-    "--name", "--engine", "--net",           "--serial",     "--console", "--qmp", "--timeout",
-    "--user", "--kernel", "--exit-on-panic", "--no-sandbox", "--initrd",  NULL,
-};
 
 static void print_help(void)
 {
@@ -33,116 +25,10 @@ static void print_help(void)
            "\nThe exit status is that of hull run.\n");
 }
 
-struct restore_options {
-    const char *dir;
-    bool temporary;
-    char **rest; /* for config_parse_args */
-    int rest_count;
-};
-
-static bool takes_value(const char *option)
-{
-    return strcmp(option, "--exit-on-panic") && strcmp(option, "--no-sandbox") &&
-           !strchr(option, '=');
-}
-
-static bool known(const char *option)
-{
-    size_t len = strcspn(option, "=");
-
-    for (unsigned i = 0; host_options[i]; i++)
-        if (strlen(host_options[i]) == len && !strncmp(option, host_options[i], len))
-            return true;
-    return false;
-}
-
-static bool refuse(const char *option, struct err *err)
-{
-    const char *const *all = config_option_names(), *near;
-    size_t len = strcspn(option, "=");
-
-    for (unsigned i = 0; all[i]; i++)
-        if (strlen(all[i]) == len && !strncmp(option, all[i], len))
-            return err_set(err, EINVAL, "%s: belongs to the saved machine and cannot change",
-                           all[i]);
-    near = nearest_word(option, host_options);
-    return err_set(err, EINVAL, "%s: no such option%s%s%s", option, near ? ", did you mean " : "",
-                   near ? near : "", near ? "?" : "");
-}
-
-static bool read_options(struct restore_options *o, int argc, char **argv, struct err *err)
-{
-    o->rest = calloc((size_t)argc + 1, sizeof *o->rest);
-    if (!o->rest)
-        return err_set(err, ENOMEM, "no memory for options");
-    for (int i = 0; i < argc; i++) {
-        if (!strcmp(argv[i], "--temporary"))
-            o->temporary = true;
-        else if (argv[i][0] == '-') {
-            if (!known(argv[i]))
-                return refuse(argv[i], err);
-            o->rest[o->rest_count++] = argv[i];
-            if (takes_value(argv[i]) && i + 1 < argc)
-                o->rest[o->rest_count++] = argv[++i];
-        } else if (o->dir)
-            return err_set(err, EINVAL, "%s: one snapshot is enough", argv[i]);
-        else
-            o->dir = argv[i];
-    }
-    return o->dir || err_set(err, EINVAL, "expected the directory of a snapshot");
-}
-
-static bool option_given(const struct restore_options *o, const char *name)
-{
-    for (int i = 0; i < o->rest_count; i++)
-        if (!strncmp(o->rest[i], name, strlen(name)) && strchr("=", o->rest[i][strlen(name)]))
-            return true;
-    return false;
-}
-
-/* ---- disks ---- */
-
-/* A disk that was copied into the snapshot is used there. */
-static void find_disks(const struct restore_options *o, struct config *c)
-{
-    char path[CONFIG_PATH + 16];
-
-    for (unsigned i = 0; i < c->disk_count; i++) {
-        struct config_disk *d = &c->disk[i];
-
-        snprintf(path, sizeof path, "%s/disk%u", o->dir, i);
-        if (!access(path, F_OK))
-            snprintf(d->file, sizeof d->file, "%.*s", CONFIG_PATH - 1, path);
-        d->temporary |= o->temporary;
-    }
-}
-
-static bool make_config(const struct restore_options *o, struct config *c, struct err *err)
-{
-    struct saved *saved = saved_open(o->dir, err);
-    uint32_t nets;
-    bool good = saved && saved_config(saved, c, err);
-
-    saved_close(saved);
-    if (!good)
-        return false;
-    nets = c->net_count;
-    if (option_given(o, "--net"))
-        c->net_count = 0;
-    if (!config_parse_args(c, o->rest_count, o->rest, err))
-        return false;
-    if (c->net_count != nets)
-        return err_set(err, EINVAL, "--net: the saved machine has %u interfaces, give as many",
-                       nets);
-    snprintf(c->restore, sizeof c->restore, "%s", o->dir);
-    find_disks(o, c);
-    return true;
-}
-
 int cmd_restore(int argc, char **argv)
 {
     static struct config config;
-    struct restore_options o = {0};
+    struct saved_options o = {0};
     struct err err = {0};
 
     for (int i = 0; i < argc; i++)
@@ -150,9 +36,9 @@ int cmd_restore(int argc, char **argv)
             print_help();
             return EXIT_DONE;
         }
-    if (!read_options(&o, argc, argv, &err))
+    if (!saved_options_read(&o, argc, argv, &err))
         return usage_error("restore", &err);
-    if (!make_config(&o, &config, &err)) {
+    if (!saved_options_apply(&o, &config, &err)) {
         log_error("%s", err.text);
         free(o.rest);
         return EXIT_FAILED;

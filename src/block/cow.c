@@ -441,6 +441,7 @@ static struct block *shaped_as(struct block *base)
     b->ops = &cow_ops;
     b->priv = NULL;
     b->file = NULL;
+    b->under = b->backing = b->data = NULL;
     b->readonly = b->config.readonly = false;
     b->can_discard = b->config.discard;
     b->can_zero = true;

@@ -8,6 +8,7 @@
 #include "machine/machine.h"
 #include "base/clock.h"
 #include "dev/irqchip.h"
+#include "engine/choose.h"
 #include "loop/uring.h"
 #include "machine/qmp.h"
 #include "machine/snapshot_job.h"
@@ -332,7 +333,8 @@ static bool open_fresh(struct machine *m, struct err *err)
 /* The kernel's files are wanted again at a reset; a snapshot may outlive them. */
 static bool open_restored(struct machine *m, struct err *err)
 {
-    bool good = restore_open(m, err);
+    bool good = (m->restore || (m->restore = restore_read(m->config.restore, err)) != NULL) &&
+                restore_open(m, err);
 
     if (good && !machine_open_kernel(m, err))
         log_info("%s: a reset will end the machine", err->text);
@@ -343,9 +345,16 @@ static bool open_restored(struct machine *m, struct err *err)
 
 bool machine_open(struct machine *m, const struct config *config, struct err *err)
 {
+    return machine_open_saved(m, config, NULL, err);
+}
+
+bool machine_open_saved(struct machine *m, const struct config *config, struct restore *restore,
+                        struct err *err)
+{
     host_tsc_begin();
     memset(m, 0, sizeof *m);
     m->config = *config;
+    m->restore = restore;
     m->attend.run = attend;
     m->timeout.fire = timed_out;
     make_uuid(m);
@@ -364,6 +373,18 @@ bool machine_open(struct machine *m, const struct config *config, struct err *er
         return true;
     machine_close(m);
     return false;
+}
+
+bool machine_prepare(const struct config *config, struct err *err)
+{
+    struct engine_choice choice;
+    struct cpu_offer offer;
+
+    host_tsc_begin();
+    if (!engine_choose(config->engine, &choice, err) || !choice.ops->offer(&offer, err))
+        return false;
+    host_tsc_khz();
+    return !config->sandbox || sandbox_prepare(choice.ops == &kvm_engine, false, err);
 }
 
 bool machine_start(struct machine *m, struct err *err)

@@ -79,6 +79,13 @@ struct machine {
 
 /* Builds everything; the guest does not run yet. On failure everything is undone. */
 bool machine_open(struct machine *m, const struct config *config, struct err *err);
+/* The same from a snapshot that was read by restore_read, perhaps in the process that this one was
+ * forked from; it belongs to the machine. */
+bool machine_open_saved(struct machine *m, const struct config *config, struct restore *restore,
+                        struct err *err);
+/* Does early what machine_open and machine_start would have to do: for machines that processes
+ * forked from this one will open. */
+bool machine_prepare(const struct config *config, struct err *err);
 /* Enters the sandbox, lets the guest go. */
 bool machine_start(struct machine *m, struct err *err);
 /* Runs until the guest or its user ends it; returns the exit status. */
@@ -113,5 +120,7 @@ bool sandbox_dialer(struct err *err);
 /* System calls, of all threads; `kvm`: the engine is KVM; `vhost`: the kernel serves some queues.
  */
 bool sandbox_filter(bool kvm, bool vhost, struct err *err);
+/* Its costly half; may come long before, in the process that this one is forked from. */
+bool sandbox_prepare(bool kvm, bool vhost, struct err *err);
 
 #endif

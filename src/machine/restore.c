@@ -40,15 +40,17 @@ static void layer_close(struct layer *l)
     free(l);
 }
 
-void restore_close(struct machine *m)
+static void restore_free(struct restore *r)
 {
-    struct restore *r = m->restore;
-
-    if (!r)
-        return;
     for (unsigned i = 0; i < r->count; i++)
         layer_close(r->layer[i]);
     free(r);
+}
+
+void restore_close(struct machine *m)
+{
+    if (m->restore)
+        restore_free(m->restore);
     m->restore = NULL;
 }
 
@@ -124,26 +126,38 @@ static bool open_base(struct restore *r, struct err *err)
                    above->saved->dir);
 }
 
-bool restore_open(struct machine *m, struct err *err)
+struct restore *restore_read(const char *dir, struct err *err)
 {
     struct restore *r = calloc(1, sizeof *r);
 
-    m->restore = r;
-    if (!r)
-        return err_set(err, ENOMEM, "no memory for a snapshot");
-    r->layer[0] = layer_open(m->config.restore, err);
-    if (!r->layer[0])
-        return false;
+    if (!r) {
+        err_set(err, ENOMEM, "no memory for a snapshot");
+        return NULL;
+    }
+    r->layer[0] = layer_open(dir, err);
+    if (!r->layer[0]) {
+        free(r);
+        return NULL;
+    }
     r->count = 1;
     while (r->layer[r->count - 1]->saved->memory.partial)
-        if (!open_base(r, err))
-            return false;
-    if (r->layer[0]->saved->facts.memory != m->config.memory)
+        if (!open_base(r, err)) {
+            restore_free(r);
+            return NULL;
+        }
+    return r;
+}
+
+bool restore_open(struct machine *m, struct err *err)
+{
+    const struct restore *r = m->restore;
+    const struct machine_facts *f = &r->layer[0]->saved->facts;
+
+    if (f->memory != m->config.memory)
         return err_set(err, EINVAL, "%s: was saved with --memory %lluM, not %lluM",
-                       m->config.restore,
-                       (unsigned long long)r->layer[0]->saved->facts.memory >> 20,
+                       m->config.restore, (unsigned long long)f->memory >> 20,
                        (unsigned long long)m->config.memory >> 20);
-    memcpy(m->uuid, r->layer[0]->saved->facts.uuid, sizeof m->uuid);
+    memcpy(m->uuid, f->uuid, sizeof m->uuid);
     mem_back(&m->mem, r->layer[r->count - 1]->fd);
     return true;
 }

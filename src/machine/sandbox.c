@@ -11,12 +11,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/kvm.h>
 #include <linux/landlock.h>
+#include <linux/seccomp.h>
 #include <linux/vhost.h>
 #include <pwd.h>
 #include <seccomp.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -196,10 +199,13 @@ static int allow_memory(scmp_filter_ctx f)
            seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, no_exec);
 }
 
+/* Stands for our process id in a filter that was made before the process was. No process has it. */
+#define OWN_PID 0x7ffffff1u
+
 /* Signals only to ourselves: abort's tgkill, and kicking vCPU threads. */
 static int allow_own_signals(scmp_filter_ctx f)
 {
-    const struct scmp_arg_cmp own = SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid());
+    const struct scmp_arg_cmp own = SCMP_A0(SCMP_CMP_EQ, OWN_PID);
 
     return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, own);
 }
@@ -288,30 +294,77 @@ static int allow_ioctls(scmp_filter_ctx f)
     return bad;
 }
 
-bool sandbox_filter(bool kvm, bool vhost, struct err *err)
+static bool made_for_kvm, made_for_vhost;
+static struct sock_fprog program; /* len 0: not made yet */
+
+static scmp_filter_ctx make_rules(bool kvm, bool vhost, int *bad)
 {
     /* A refused call kills: it can only come from a hijacked process or a bug that tests must show.
      */
     scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
-    int bad = f ? 0 : -ENOMEM;
 
-    for (unsigned i = 0; !bad && i < ARRAY_SIZE(allowed); i++)
-        bad = seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[i].call, 0);
-    if (!bad)
-        bad =
+    *bad = f ? 0 : -ENOMEM;
+    for (unsigned i = 0; !*bad && i < ARRAY_SIZE(allowed); i++)
+        *bad = seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[i].call, 0);
+    if (!*bad)
+        *bad =
             allow_memory(f) | allow_own_signals(f) | allow_prctl(f) | allow_gs(f) | allow_ioctls(f);
-    if (!bad && kvm)
-        bad = allow_list(f, kvm_ioctls, ARRAY_SIZE(kvm_ioctls));
-    if (!bad && vhost)
-        bad = allow_list(f, vhost_ioctls, ARRAY_SIZE(vhost_ioctls));
+    if (!*bad && kvm)
+        *bad = allow_list(f, kvm_ioctls, ARRAY_SIZE(kvm_ioctls));
+    if (!*bad && vhost)
+        *bad = allow_list(f, vhost_ioctls, ARRAY_SIZE(vhost_ioctls));
+    return f;
+}
+
+/* libseccomp writes its program to a file only. */
+static int export_program(scmp_filter_ctx f)
+{
+    int fd = memfd_create("hull-filter", MFD_CLOEXEC), bad = fd < 0 ? -errno : 0;
+    off_t size;
+
     if (!bad)
-        bad = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1);
+        bad = seccomp_export_bpf(f, fd);
+    size = bad ? 0 : lseek(fd, 0, SEEK_END);
+    program.filter = size > 0 ? malloc((size_t)size) : NULL;
+    if (program.filter && pread(fd, program.filter, (size_t)size, 0) == size)
+        program.len = (unsigned short)((size_t)size / sizeof *program.filter);
+    else if (!bad)
+        bad = -ENOMEM;
+    if (fd >= 0)
+        close(fd);
+    return bad;
+}
+
+bool sandbox_prepare(bool kvm, bool vhost, struct err *err)
+{
+    scmp_filter_ctx f;
+    int bad;
+
+    if (program.len && made_for_kvm == kvm && made_for_vhost == vhost)
+        return true;
+    free(program.filter);
+    program = (struct sock_fprog){0};
+    f = make_rules(kvm, vhost, &bad);
     if (!bad)
-        bad = seccomp_load(f);
+        bad = export_program(f);
     seccomp_release(f);
+    made_for_kvm = kvm;
+    made_for_vhost = vhost;
     return !bad ||
-           err_set(err, -bad, "cannot enter the system call filter: %s; --no-sandbox runs without",
+           err_set(err, -bad, "cannot make the system call filter: %s; --no-sandbox runs without",
                    strerror(-bad));
+}
+
+bool sandbox_filter(bool kvm, bool vhost, struct err *err)
+{
+    if (!sandbox_prepare(kvm, vhost, err))
+        return false;
+    for (unsigned i = 0; i < program.len; i++)
+        if (program.filter[i].k == OWN_PID)
+            program.filter[i].k = (uint32_t)getpid();
+    return !syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) ||
+           err_set(err, errno, "cannot enter the system call filter: %s; --no-sandbox runs without",
+                   strerror(errno));
 }
 
 /* Landlock says nothing about connecting to a UNIX socket, so the dialer's code is what limits it;

@@ -24,7 +24,10 @@ void memory_facts_fill(struct machine *m, struct memory_facts *f);
 
 /* ---- restore.c ---- */
 struct restore; /* a snapshot that is being restored; the machine's */
-/* Reads and checks config.restore's files; nothing of the machine exists yet. */
+/* Reads and checks the files of a snapshot and of its bases; no machine exists yet. NULL on error.
+ */
+struct restore *restore_read(const char *dir, struct err *err);
+/* What config and snapshot both say must agree; memory added from now on comes from its file. */
 bool restore_open(struct machine *m, struct err *err);
 /* The CPU model as it was saved; before the engine opens. */
 bool restore_model(struct machine *m, struct err *err);
