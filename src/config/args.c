@@ -43,7 +43,14 @@ static bool read_cpus(struct config *c, const char *value, struct err *err)
 
 static bool read_memory(struct config *c, const char *value, struct err *err)
 {
-    return size_parse(value, &c->memory, err) || err_wrap(err, "--memory %s", value);
+    static const struct field fields[] = {FIELD(struct config, hugepages, 1), {0}};
+    size_t len = strcspn(value, ",");
+    char size[32];
+
+    snprintf(size, sizeof size, "%.*s", (int)len, value);
+    return (size_parse(size, &c->memory, err) &&
+            (!value[len] || field_parse(fields, c, value + len + 1, err))) ||
+           err_wrap(err, "--memory %s", value);
 }
 
 /* "FILE,key=value": the file name ends at the first comma that is not doubled. */
@@ -179,7 +186,8 @@ static const struct option options[] = {
     {"--engine", "auto|kvm|soft", "what runs the guest's code; auto measures (default)", TEXT(engine)},
     {"--cpu", "MODEL[,+feature,-feature]", "x86-64-v2 (default), x86-64-v3, host", TEXT(cpu)},
     {"--cpus", "N", "virtual CPUs (default 1)", .read = read_cpus},
-    {"--memory", "SIZE", "guest memory, K, M, G (default 512M)", .read = read_memory},
+    {"--memory", "SIZE", "guest memory, K, M, G (default 512M); SIZE,hugepages=on: of reserved huge pages",
+     .read = read_memory},
     {"--kernel", "FILE", "boot this kernel: bzImage, vmlinux (PVH), Multiboot 1 or 2", TEXT(kernel)},
     {"--initrd", "FILE[,FILE...]", "initial RAM disk, or Multiboot modules", TEXT(initrd)},
     {"--append", "TEXT", "the kernel's command line", TEXT(append)},

@@ -24,31 +24,19 @@ const struct field config_port_fields[] = {
 };
 
 const struct field config_fields[] = {
-    FIELD_TEXT(struct config, name),
-    FIELD_TEXT(struct config, engine),
-    FIELD_TEXT(struct config, cpu),
-    FIELD(struct config, cpus, UINT32_MAX),
-    FIELD(struct config, memory, UINT64_MAX),
-    FIELD_TEXT(struct config, kernel),
-    FIELD_TEXT(struct config, initrd),
-    FIELD_TEXT(struct config, append),
-    FIELD_TEXT(struct config, serial),
-    FIELD_TEXT(struct config, console),
-    FIELD_TEXT(struct config, qmp),
-    FIELD(struct config, control_fd, 65535),
-    FIELD(struct config, random_seed, UINT64_MAX),
-    FIELD(struct config, has_random_seed, 1),
-    FIELD(struct config, timeout_s, UINT32_MAX),
-    FIELD(struct config, exit_on_panic, 1),
-    FIELD(struct config, debug_exit, 1),
-    FIELD(struct config, balloon, 1),
-    FIELD(struct config, vsock_cid, UINT32_MAX),
-    FIELD_TEXT(struct config, vsock_socket),
-    FIELD_TEXT(struct config, restore),
-    FIELD(struct config, fresh_identity, 1),
-    FIELD_TEXT(struct config, user),
-    FIELD(struct config, sandbox, 1),
-    {0},
+    FIELD_TEXT(struct config, name),          FIELD_TEXT(struct config, engine),
+    FIELD_TEXT(struct config, cpu),           FIELD(struct config, cpus, UINT32_MAX),
+    FIELD(struct config, memory, UINT64_MAX), FIELD(struct config, hugepages, 1),
+    FIELD_TEXT(struct config, kernel),        FIELD_TEXT(struct config, initrd),
+    FIELD_TEXT(struct config, append),        FIELD_TEXT(struct config, serial),
+    FIELD_TEXT(struct config, console),       FIELD_TEXT(struct config, qmp),
+    FIELD(struct config, control_fd, 65535),  FIELD(struct config, random_seed, UINT64_MAX),
+    FIELD(struct config, has_random_seed, 1), FIELD(struct config, timeout_s, UINT32_MAX),
+    FIELD(struct config, exit_on_panic, 1),   FIELD(struct config, debug_exit, 1),
+    FIELD(struct config, balloon, 1),         FIELD(struct config, vsock_cid, UINT32_MAX),
+    FIELD_TEXT(struct config, vsock_socket),  FIELD_TEXT(struct config, restore),
+    FIELD(struct config, fresh_identity, 1),  FIELD_TEXT(struct config, user),
+    FIELD(struct config, sandbox, 1),         {0},
 };
 
 void config_defaults(struct config *c)
@@ -98,9 +86,12 @@ static bool check_disks(const struct config *c, struct err *err)
     return true;
 }
 
-static bool check_memory(uint64_t memory, struct err *err)
+static bool check_memory(uint64_t memory, bool hugepages, struct err *err)
 {
     unsigned long long bytes = memory;
+
+    if (hugepages && memory % (2 * MiB))
+        return err_set(err, EINVAL, "--memory %llu,hugepages=on: must be a multiple of 2M", bytes);
 
     if (memory < 2 * MiB)
         return err_set(err, EINVAL,
@@ -126,7 +117,7 @@ bool config_check(const struct config *c, struct err *err)
     static const char *const engines[] = {"auto", "kvm", "soft", NULL};
 
     if (!check_word("--engine", c->engine, engines, err) || !check_disks(c, err) ||
-        !check_memory(c->memory, err) || !check_vsock(c, err))
+        !check_memory(c->memory, c->hugepages, err) || !check_vsock(c, err))
         return false;
     if (c->cpus < 1 || c->cpus > CONFIG_CPUS_MAX)
         return err_set(err, EINVAL, "--cpus %u: must be 1 to %u", c->cpus, CONFIG_CPUS_MAX);

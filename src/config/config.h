@@ -40,6 +40,7 @@ struct config {
     char cpu[256];
     uint32_t cpus;
     uint64_t memory; /* bytes */
+    bool hugepages;  /* of the host's reserved ones */
     char kernel[CONFIG_PATH], initrd[CONFIG_PATH];
     char append[CONFIG_PATH];
     struct config_disk disk[CONFIG_DISKS];

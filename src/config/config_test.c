@@ -36,6 +36,11 @@ static void test_read(void)
              &err),
        "a usual line: %s", err.text);
     ok(config.cpus == 4 && config.memory == 2 * GiB && config.net_count == 1, "numbers and sizes");
+    ok(!config.hugepages, "no huge pages unless asked for");
+    ok(parse("--kernel k --memory 4G,hugepages=on", &err) && config.hugepages &&
+           config.memory == 4 * GiB,
+       "huge pages are an option of the memory: %s", err.text);
+    parse("disk.img", &err);
     ok(config.disk_count == 1 && !strcmp(config.disk[0].file, "disk.img") && config.disk[0].discard,
        "an image without an option is a disk");
     ok(parse("--disk a,,b.img,readonly=on,serial=X1,cache=none", &err) && config.disk[0].readonly &&
@@ -56,6 +61,8 @@ static void test_refused(void)
     refused("--memory 0", "at least 2M");
     refused("--memory 1M", "at least 2M");
     refused("--memory lots", "--memory lots");
+    refused("--memory 1G,hugpages=on", "did you mean 'hugepages'?");
+    refused("--memory 3M,hugepages=on", "multiple of 2M");
     refused("--engine kvn", "did you mean kvm?");
     refused("--disk d,formt=raw", "format");
     refused("--disk d,cache=writebak", "did you mean writeback?");

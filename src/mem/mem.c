@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: MIT */
-/* Guest memory. Each region is one memfd, mapped shared so that vhost-user back ends and snapshots
- * can map the same pages; its size is sealed, so a peer that holds the descriptor cannot shrink it
- * under us. A restored machine's regions are private mappings of the saved memory instead, so that
- * many machines share what none of them has written. A guard page after each mapping turns an
- * overrun into a fault instead of corruption.
+/* Guest memory. Where the host makes huge pages of files in memory, each region is one memfd,
+ * mapped shared; its size is sealed, so a peer that holds the descriptor cannot shrink it under us.
+ * Most hosts make them of anonymous memory only, and then it is that: a guest that faults in 2 MiB
+ * at a time starts sooner and runs faster (host.c looks; reserved huge pages are there too). A
+ * restored machine's regions are private mappings of the saved memory instead, so that many
+ * machines share what none of them has written. A guard page after each mapping turns an overrun
+ * into a fault instead of corruption.
  *
  * Invariants
  *  1. region[] is sorted by base, regions do not overlap and base + size does not wrap.
  *  2. A range is accepted by comparing its length with what is left, never by adding to an address.
  */
 #include "mem/mem.h"
+#include "mem/host.h"
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -49,7 +53,67 @@ static uint8_t *map_region(const struct mem_region *r, int flags, int fd, uint64
     return host;
 }
 
-static bool region_open(struct mem_region *r, struct err *err)
+static bool region_open_anonymous(struct mem_region *r, struct err *err)
+{
+    r->fd = -1;
+    r->anonymous = true;
+    r->host = map_region(r, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (r->host == NULL)
+        return err_set(err, errno,
+                       "cannot map %llu MiB of guest memory '%s': %s; use less --memory",
+                       (unsigned long long)(r->size / MiB), r->name, strerror(errno));
+    (void)madvise(r->host, r->size, MADV_HUGEPAGE);
+    (void)madvise(r->host, r->size, MADV_DONTDUMP);
+    return true;
+}
+
+/* Whole huge pages from the one that holds the base to the one that holds the end. */
+static size_t huge_span(const struct mem_region *r)
+{
+    return align_up(r->fd_offset + r->size, HUGE_SIZE);
+}
+
+/* Mapped without MAP_NORESERVE: a page that is not there later would be a SIGBUS. */
+static uint8_t *map_huge(const struct mem_region *r)
+{
+    size_t len = huge_span(r), span = len + HUGE_SIZE + PAGE_SIZE;
+    uint8_t *area = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *start, *end;
+
+    if (area == MAP_FAILED)
+        return NULL;
+    start = (uint8_t *)align_up((uintptr_t)area, HUGE_SIZE);
+    end = start + len + PAGE_SIZE;
+    if (mmap(start, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, r->fd, 0) == MAP_FAILED) {
+        munmap(area, span);
+        return NULL;
+    }
+    if (start > area)
+        munmap(area, (size_t)(start - area));
+    if (area + span > end)
+        munmap(end, (size_t)(area + span - end));
+    return start + r->fd_offset;
+}
+
+static bool region_open_huge(struct mem_region *r, struct err *err)
+{
+    r->huge = true;
+    r->fd = memfd_create(r->name, MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB);
+    if (r->fd < 0)
+        return err_set(err, errno, "cannot create guest memory of huge pages: %s", strerror(errno));
+    if (ftruncate(r->fd, (off_t)huge_span(r)) == 0)
+        r->host = map_huge(r);
+    if (r->host != NULL) {
+        (void)madvise(r->host - r->fd_offset, huge_span(r), MADV_DONTDUMP);
+        return true;
+    }
+    err_set(err, errno, "cannot map %llu MiB of huge pages for '%s': %s",
+            (unsigned long long)(r->size / MiB), r->name, strerror(errno));
+    close(r->fd);
+    return false;
+}
+
+static bool region_open_file(struct mem_region *r, struct err *err)
 {
     r->fd = memfd_create(r->name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (r->fd < 0)
@@ -74,6 +138,13 @@ close_fd:
     return false;
 }
 
+static bool region_open(const struct mem *m, struct mem_region *r, struct err *err)
+{
+    if (m->huge && r->size >= HUGE_SIZE)
+        return region_open_huge(r, err);
+    return host_huge_anonymous() ? region_open_anonymous(r, err) : region_open_file(r, err);
+}
+
 static bool region_open_saved(struct mem_region *r, int fd, uint64_t file_offset, struct err *err)
 {
     r->fd = -1;
@@ -83,6 +154,20 @@ static bool region_open_saved(struct mem_region *r, int fd, uint64_t file_offset
                        (unsigned long long)(r->size / MiB), r->name, strerror(errno));
     (void)madvise(r->host, r->size, MADV_DONTDUMP);
     return true;
+}
+
+bool mem_use_huge(struct mem *m, uint64_t bytes, struct err *err)
+{
+    uint64_t need = align_up(bytes, HUGE_SIZE) / HUGE_SIZE, have = host_huge_free();
+
+    m->huge = true;
+    return have >= need ||
+           err_set(
+               err, ENOMEM,
+               "needs %llu huge pages of 2 MiB, this host has %llu free; reserve them, as root: "
+               "sysctl vm.nr_hugepages=%llu",
+               (unsigned long long)need, (unsigned long long)have,
+               (unsigned long long)(host_huge_total() + need - have));
 }
 
 void mem_back(struct mem *m, int fd)
@@ -114,6 +199,8 @@ void mem_discard(struct mem_region *r, uint64_t offset, uint64_t len)
     assert(offset <= r->size && len <= r->size - offset);
     if (r->fd >= 0)
         (void)madvise(r->host + offset, len, MADV_REMOVE);
+    else if (r->anonymous)
+        (void)madvise(r->host + offset, len, MADV_DONTNEED);
     else /* dropping a private page would bring the file's back */
         (void)mmap(r->host + offset, len, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -146,7 +233,7 @@ bool mem_add(struct mem *m, const char *name, gpa base, uint64_t size, bool read
     if (m->backing >= 0 && at != m->count)
         return err_set(err, EINVAL, "saved memory '%s' comes before what is there", name);
     if (m->backing < 0
-            ? !region_open(&r, err)
+            ? !region_open(m, &r, err)
             : !region_open_saved(&r, m->backing,
                                  align_up(mem_file_offset(m, at), HUGE_SIZE) + r.fd_offset, err))
         return false;
@@ -160,9 +247,14 @@ void mem_close(struct mem *m)
 {
     mem_log_stop(m);
     for (unsigned i = 0; i < m->count; i++) {
-        munmap(m->region[i].host, m->region[i].size + PAGE_SIZE);
-        if (m->region[i].fd >= 0)
-            close(m->region[i].fd);
+        struct mem_region *r = &m->region[i];
+
+        if (r->huge)
+            munmap(r->host - r->fd_offset, huge_span(r) + PAGE_SIZE);
+        else
+            munmap(r->host, r->size + PAGE_SIZE);
+        if (r->fd >= 0)
+            close(r->fd);
     }
     mem_init(m);
 }

@@ -16,10 +16,12 @@ typedef uint64_t gpa; /* guest physical address */
 struct mem_region {
     const char *name;
     gpa base;
-    uint64_t size;      /* bytes, a multiple of 4 KiB */
-    uint8_t *host;      /* followed by an inaccessible guard page */
-    int fd;             /* memfd, owned by the region; -1: a private mapping of a saved memory */
+    uint64_t size; /* bytes, a multiple of 4 KiB */
+    uint8_t *host; /* followed by an inaccessible guard page */
+    int fd; /* memfd, owned by the region; -1: anonymous, or a private mapping of a saved memory */
     uint64_t fd_offset; /* where the region begins in it */
+    bool anonymous;     /* fd is -1 because it has no file: what is dropped comes back as zeroes */
+    bool huge;          /* of reserved huge pages */
     bool readonly;      /* ROM: guest writes vanish, mem_write refuses */
     uint64_t *dirty;    /* one bit per page, NULL while the log is off; set with atomic or */
 };
@@ -34,6 +36,7 @@ struct mem {
     const char *unlogged;        /* who writes to memory without marking pages; NULL: nobody */
     struct mem_watcher *watcher; /* set by the engine; may be NULL */
     int backing;                 /* mem_back's file, -1: none */
+    bool huge;                   /* mem_use_huge */
 };
 
 void mem_init(struct mem *m);
@@ -42,6 +45,9 @@ void mem_init(struct mem *m);
 bool mem_add(struct mem *m, const char *name, gpa base, uint64_t size, bool readonly,
              struct err *err);
 void mem_close(struct mem *m);
+/* Regions added from now on are made of the host's reserved huge pages of 2 MiB, but for those that
+ * are smaller. An error if fewer than `bytes` of them are free. */
+bool mem_use_huge(struct mem *m, uint64_t bytes, struct err *err);
 
 /* Regions added from now on begin with the contents of a saved memory, which is mapped privately:
  * pages come from the file when they are touched, and what the guest writes stays in this process.

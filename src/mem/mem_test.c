@@ -116,9 +116,32 @@ static void test_guard(void)
     ok(ftruncate(m.region[0].fd, 0) != 0, "the memfd cannot be shrunk");
 }
 
+/* Reserved huge pages, if this host has some; else what it says. */
+static void test_huge(void)
+{
+    struct mem h;
+    struct err e = {0};
+
+    mem_init(&h);
+    ok(!mem_use_huge(&h, 1ULL << 50, &e) && strstr(e.text, "sysctl vm.nr_hugepages="),
+       "too many: %s", e.text);
+    if (!mem_use_huge(&h, 4 * MiB, &e)) {
+        ok(true, "huge memory # SKIP %s", e.text);
+        return;
+    }
+    ok(mem_add(&h, "small", 0, 640 * KiB, false, &e) &&
+           mem_add(&h, "huge", 768 * KiB, 4 * MiB - 768 * KiB, false, &e) && h.region[1].huge &&
+           !h.region[0].huge,
+       "huge memory");
+    *(char *)mem_at(&h, 4 * MiB - 1, 1) = 1;
+    ok(((uintptr_t)h.region[1].host & (2 * MiB - 1)) == 768 * KiB, "as the guest sees it");
+    mem_close(&h);
+}
+
 int main(void)
 {
     test_add();
+    test_huge();
     test_at();
     test_copy();
     test_dirty();

@@ -132,6 +132,11 @@ static bool set_slot(struct vm *vm, unsigned slot, bool log)
 
 static bool map_memory(struct vm *vm, struct err *err)
 {
+    int slots = ioctl(kvm_of(vm)->sys, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
+
+    if (slots > 0 && vm->mem->count > (unsigned)slots)
+        return err_set(err, ENOSPC, "this host's KVM has %d memory slots, the machine needs %u",
+                       slots, vm->mem->count);
     for (unsigned i = 0; i < vm->mem->count; i++)
         if (!set_slot(vm, i, false))
             return err_set(err, errno, "cannot give memory '%s' to KVM: %s",
