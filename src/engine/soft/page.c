@@ -11,8 +11,13 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define BESIDE_MAX 64 /* slow stores until a page's code is forgotten */
-#define PHYS_BITS  40 /* without a CPU model */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define BESIDE_MAX     64 /* slow stores until a page's code is forgotten */
+#define POPULATE_PAGES 16ull
+#define PHYS_BITS      40 /* without a CPU model */
 
 static void *map_zero(size_t bytes)
 {
@@ -122,13 +127,29 @@ bool soft_ram_at(struct soft_vm *soft, uint64_t phys, struct soft_ram *ram)
     return false;
 }
 
+/* A page fault of the host costs as much as filling several pages, and guests write memory in
+ * order: the first write to 16 untouched pages gets them all. Where the kernel does not know how
+ * (before 5.14), nothing happens. */
+static void populate(const struct soft_ram *ram, uint64_t written)
+{
+    uint64_t first = ram->index & ~(uint64_t)(POPULATE_PAGES - 1);
+
+    if (written >> (first % 64) & (BIT(POPULATE_PAGES) - 1))
+        return;
+    if (first + POPULATE_PAGES <= ram->beside->pages)
+        (void)madvise(ram->region->host + (first << PAGE_SHIFT), POPULATE_PAGES << PAGE_SHIFT,
+                      MADV_POPULATE_WRITE);
+}
+
 static void mark_written(struct soft_ram *ram)
 {
     _Atomic uint64_t *word = &ram->beside->written[ram->index / 64];
-    uint64_t bit = BIT(ram->index % 64);
+    uint64_t bit = BIT(ram->index % 64), now = atomic_load_explicit(word, memory_order_relaxed);
 
-    if (!(atomic_load_explicit(word, memory_order_relaxed) & bit))
-        atomic_fetch_or(word, bit);
+    if (now & bit)
+        return;
+    populate(ram, now);
+    atomic_fetch_or(word, bit);
 }
 
 /* Translated code does not look at generations: vCPUs that have some are told. */

@@ -235,11 +235,12 @@ void tr_handler(struct tr *t, bool ends)
         if (t->in_eflags)
             tr_flags_save(t);
     }
-    call_handler(t, t->hot);
     if (ends) {
-        e1(t->hot, 0x0f);
-        e1(t->hot, 0x0b);
+        e_mov_ri(t->hot, T1, tr_meta(t));
+        e_jump(t->hot, J_ALWAYS, t->j->end);
+        return;
     }
+    call_handler(t, t->hot);
     t->in_eflags = t->in_memory = true;
     t->vec = 0;
 }

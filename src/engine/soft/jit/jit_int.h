@@ -86,7 +86,7 @@ struct jit {
     size_t size, hot_start, cold_start;
     struct buf hot, cold;
     /* stubs, in the writable view */
-    uint8_t *leave_flags, *leave, *op, *miss, *vec_in;
+    uint8_t *leave_flags, *leave, *op, *end, *miss, *vec_in;
     bool wide;                                                 /* the guest has YMM registers */
     uint64_t (*enter)(struct soft_cpu *cpu, const void *code); /* jit_site or 0 */
     int32_t tlb, table;         /* offsets from GS: tables of the TLB; jump tables */

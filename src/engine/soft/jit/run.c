@@ -12,11 +12,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define CODE_SIZE (16 * MiB)
-#define COLD_AT   (10 * MiB)
-#define POOL_SIZE (6 * MiB)
-#define META_MAX  131072u
-#define TRANS_MAX 32768u
+#define CODE_SIZE (24 * MiB)
+#define COLD_AT   (14 * MiB)
+#define POOL_SIZE (16 * MiB)
+#define META_MAX  262144u
+#define TRANS_MAX 65536u
 #define PAGES_MAX 8192u
 
 struct soft_jit_options soft_jit_options = {.threshold = 32};
@@ -289,6 +289,22 @@ uint32_t soft_jit_op(struct soft_cpu *cpu, uint32_t number)
         return 0;
     cpu->rip = cpu->block_rip = cpu->next_rip;
     return 1;
+}
+
+const void *soft_jit_end(struct soft_cpu *cpu, uint32_t number)
+{
+    struct jit *j = cpu->jit;
+    struct jit_meta *m = &j->meta[number];
+
+    j->n.calls++;
+    cpu->rip = m->rip;
+    soft_exec(cpu, &m->insn);
+    cpu->rip = cpu->block_rip = cpu->next_rip;
+    cpu->jit_from = UINT32_MAX;
+    if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed) || cpu->align_check ||
+                 cpu->mode != X86_MODE_64))
+        return NULL;
+    return j->slots[(cpu->cpl == 3 ? JIT_SLOTS : 0) + (cpu->rip & (JIT_SLOTS - 1))];
 }
 
 /* ---- for others ---- */

@@ -29,5 +29,7 @@ void soft_jit_forget_jumps(struct soft_cpu *cpu, unsigned half);
 void soft_jit_serve(struct soft_cpu *cpu);
 /* Called by translated code: runs the instruction of a jit_meta. 0: go on behind it. */
 uint32_t soft_jit_op(struct soft_cpu *cpu, uint32_t number);
+/* The same for one that may go anywhere: the code to go on at, or NULL to leave. */
+const void *soft_jit_end(struct soft_cpu *cpu, uint32_t number);
 
 #endif

@@ -234,10 +234,34 @@ static void make_op(struct jit *j, struct buf *b)
     epilogue(b);
 }
 
+/* Jumped to, as above; goes on through the jump table. */
+static void make_end(struct jit *j, struct buf *b)
+{
+    uint8_t *out;
+
+    j->end = b->p;
+    e_store(b, RAX, GS_REG(0));
+    store_all_but_rax(b);
+    vec_out(j, b);
+    e_mov_ri(b, RDI, (uintptr_t)j->cpu);
+    e_rr(b, 0, 0x89, T1, RSI);
+    e_mov_ri(b, RAX, (uintptr_t)soft_jit_end);
+    e_rr(b, 0, 0xff, 2, RAX);
+    e_rr(b, 1, 0x85, RAX, RAX);
+    out = e_jump_later(b, J_E);
+    e_mov_rr(b, T1, RAX);
+    e_load(b, T0, GS(rip));
+    load_all(b);
+    e_rr(b, 0, 0xff, 4, T1);
+    e_patch(out, b->p);
+    epilogue(b);
+}
+
 void jit_make_stubs(struct jit *j)
 {
     make_enter(j, &j->hot);
     make_vec_in(j, &j->hot);
     make_leave(j, &j->hot);
     make_op(j, &j->hot);
+    make_end(j, &j->hot);
 }

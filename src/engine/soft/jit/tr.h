@@ -74,7 +74,7 @@ void tr_get(struct tr *t, unsigned host, unsigned guest);
 void tr_put(struct tr *t, unsigned guest, unsigned host);
 /* Emits the slow way of the current instruction, which the checks lead to. */
 void tr_slow(struct tr *t);
-/* Calls the instruction's handler. */
+/* Calls the instruction's handler; `ends`: and then goes on wherever RIP is. */
 void tr_handler(struct tr *t, bool ends);
 /* T1 := host address. */
 void tr_address(struct tr *t, struct place p);
@@ -86,6 +86,8 @@ void tr_vec_need(struct tr *t); /* before such an instruction */
 void tr_vec_back(struct tr *t); /* in the slow way, behind the handler */
 /* copy.c: false, nothing emitted: by its handler. */
 bool tr_copy(struct tr *t);
+/* system.c */
+bool tr_system(struct tr *t);
 /* flow.c */
 bool tr_stack(struct tr *t);
 bool tr_flow(struct tr *t);

@@ -13,6 +13,9 @@ static bool allowed_op(const struct insn *in, const struct x86_form *f)
     case X86_FLOW:
         return (f->op >= X86_JO && f->op <= X86_JG) || f->op == X86_JMP || f->op == X86_CALL ||
                f->op == X86_JCXZ;
+    case X86_STATE:
+        return f->op == X86_RDTSC || f->op == X86_LFENCE || f->op == X86_MFENCE ||
+               f->op == X86_SFENCE;
     case X86_UNDEF: return f->op == X86_UD2;
     default: return false;
     }
