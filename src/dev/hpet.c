@@ -60,9 +60,16 @@ static uint64_t hpet_ticks(struct hpet *h)
     return board_now(h->dev.board) / TICK_NS;
 }
 
+/* `now`: hpet_ticks. Whatever a register write does happens at one moment, however long it takes.
+ */
+static uint64_t counter_at(const struct hpet *h, uint64_t now)
+{
+    return h->config & CONFIG_ENABLE ? h->counter + now : h->counter;
+}
+
 static uint64_t hpet_counter(struct hpet *h)
 {
-    return h->config & CONFIG_ENABLE ? h->counter + hpet_ticks(h) : h->counter;
+    return counter_at(h, hpet_ticks(h));
 }
 
 static uint64_t timer_width(const struct hpet_timer *t, uint64_t value)
@@ -109,16 +116,17 @@ static void timer_interrupt(struct hpet_timer *t)
 
 /* ---- comparators ---- */
 
-static void timer_rearm(struct hpet_timer *t)
+static void timer_rearm(struct hpet_timer *t, uint64_t now)
 {
     struct hpet *h = t->hpet;
-    uint64_t distance = timer_width(t, t->comparator - hpet_counter(h));
-    uint64_t now = hpet_ticks(h);
+    uint64_t distance = timer_width(t, t->comparator - counter_at(h, now));
 
     if (!(h->config & CONFIG_ENABLE) || !(t->config & TIMER_ON)) {
         devtimer_cancel(&t->timer);
         return;
     }
+    if (t->timer.armed && t->timer.at_ns <= now * TICK_NS)
+        return; /* it has matched, and the main thread is on its way to say so */
     if (!distance)
         distance = timer_width(t, UINT64_MAX); /* matched just now: a whole turn */
     if (distance > UINT64_MAX / TICK_NS - now)
@@ -127,10 +135,10 @@ static void timer_rearm(struct hpet_timer *t)
         devtimer_at(&t->timer, (now + distance) * TICK_NS);
 }
 
-static void hpet_rearm(struct hpet *h)
+static void hpet_rearm(struct hpet *h, uint64_t now)
 {
     for (unsigned i = 0; i < TIMERS; i++)
-        timer_rearm(&h->timer[i]);
+        timer_rearm(&h->timer[i], now);
 }
 
 static void hpet_fire(struct devtimer *dt)
@@ -144,7 +152,7 @@ static void hpet_fire(struct devtimer *dt)
         t->comparator = timer_width(t, t->comparator + (behind / period + 1) * period);
     }
     timer_interrupt(t);
-    timer_rearm(t);
+    timer_rearm(t, hpet_ticks(t->hpet));
 }
 
 /* ---- registers: 64 bits wide, also read and written by halves ---- */
@@ -184,7 +192,7 @@ static void timer_config_write(struct hpet_timer *t, uint64_t value)
         t->hpet->status &= ~BIT(t->index);
     else if ((t->hpet->status & BIT(t->index)) && (t->config & TIMER_ON))
         timer_line(t, true);
-    timer_rearm(t);
+    timer_rearm(t, hpet_ticks(t->hpet));
 }
 
 /* In periodic mode a write sets the period; with TIMER_SET the first one sets the comparator. */
@@ -199,7 +207,7 @@ static void timer_comparator_write(struct hpet_timer *t, uint64_t value)
     } else {
         t->period = value;
     }
-    timer_rearm(t);
+    timer_rearm(t, hpet_ticks(t->hpet));
 }
 
 static void timer_reg_write(struct hpet_timer *t, unsigned reg, uint64_t value)
@@ -220,15 +228,15 @@ static void hpet_legacy(struct hpet *h, bool on)
 
 static void hpet_config_write(struct hpet *h, uint64_t value)
 {
-    uint64_t before = h->config;
+    uint64_t before = h->config, now = hpet_ticks(h);
 
     value &= CONFIG_ENABLE | CONFIG_LEGACY;
     if ((before ^ value) & CONFIG_ENABLE)
-        h->counter += value & CONFIG_ENABLE ? -hpet_ticks(h) : hpet_ticks(h);
+        h->counter += value & CONFIG_ENABLE ? -now : now;
     h->config = value;
     if ((before ^ value) & CONFIG_LEGACY)
         hpet_legacy(h, value & CONFIG_LEGACY);
-    hpet_rearm(h);
+    hpet_rearm(h, now);
 }
 
 static void hpet_status_write(struct hpet *h, uint64_t value)
@@ -244,13 +252,14 @@ static void hpet_status_write(struct hpet *h, uint64_t value)
 static void hpet_reg_write(struct hpet *h, uint64_t reg, uint64_t value)
 {
     unsigned n = (unsigned)(reg - 0x100) / 0x20;
+    uint64_t now = hpet_ticks(h);
 
     switch (reg) {
     case 0x010: hpet_config_write(h, value); return;
     case 0x020: hpet_status_write(h, value); return;
     case 0x0f0:
-        h->counter = h->config & CONFIG_ENABLE ? value - hpet_ticks(h) : value;
-        hpet_rearm(h);
+        h->counter = h->config & CONFIG_ENABLE ? value - now : value;
+        hpet_rearm(h, now);
         return;
     }
     if (reg >= 0x100 && n < TIMERS)
@@ -330,7 +339,7 @@ static bool hpet_restored(struct device *dev, struct err *err)
             return err_set(err, EINVAL, "timer %u has bits that do not exist", i);
     pthread_mutex_lock(&dev->lock);
     irqchip_legacy_set(dev->board, h->config & CONFIG_LEGACY);
-    hpet_rearm(h);
+    hpet_rearm(h, hpet_ticks(h));
     pthread_mutex_unlock(&dev->lock);
     return true;
 }

@@ -123,10 +123,12 @@ static void pit_irq(struct pit *p, bool level)
         board_irq(p->dev.board, 0, level);
 }
 
-static void pit_rearm(struct pit *p)
+/* `now` is the moment of what happened: a count that started then and is over already still
+ * interrupts. */
+static void pit_rearm(struct pit *p, uint64_t now)
 {
     struct pit_channel *c = &p->channel[0];
-    uint64_t now = pit_now(p), rise = channel_rise(c, channel_ticks(c, now));
+    uint64_t rise = channel_rise(c, channel_ticks(c, now));
 
     if (rise == UINT64_MAX)
         devtimer_cancel(&p->timer);
@@ -140,7 +142,7 @@ static void pit_fire(struct devtimer *t)
 
     pit_irq(p, false);
     pit_irq(p, true);
-    pit_rearm(p);
+    pit_rearm(p, pit_now(p));
 }
 
 /* ---- programming ---- */
@@ -156,15 +158,16 @@ static void channel_start(struct pit_channel *c, uint64_t now)
 static void channel_load(struct pit *p, struct pit_channel *c, uint16_t value)
 {
     uint32_t count = c->bcd ? from_bcd(value) : value;
+    uint64_t now = pit_now(p);
 
     c->count = count ? count : c->bcd ? 10000 : 65536;
     if (c->mode != 1 && c->mode != 5) /* those wait for the gate */
-        channel_start(c, pit_now(p));
+        channel_start(c, now);
     if (c != &p->channel[0])
         return;
     if (c->mode == 0)
         pit_irq(p, false);
-    pit_rearm(p);
+    pit_rearm(p, now);
 }
 
 static void channel_gate(struct pit *p, struct pit_channel *c, bool gate)
@@ -362,7 +365,7 @@ static bool pit_restored(struct device *dev, struct err *err)
         if (!p->channel[n].count)
             return err_set(err, EINVAL, "channel %u counts from 0", n);
     pthread_mutex_lock(&dev->lock);
-    pit_rearm(p);
+    pit_rearm(p, pit_now(p));
     pthread_mutex_unlock(&dev->lock);
     return true;
 }
