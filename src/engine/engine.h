@@ -23,6 +23,7 @@ enum vcpu_count {
     COUNT_WINDOW,   /* the guest can take the PICs' interrupt now */
     COUNT_MSR,      /* MSRs that the kernel does not know */
     COUNT_EMULATED, /* instructions completed by the soft engine */
+    COUNT_DIRTY,    /* the list of pages written was full */
     COUNT_KICK,     /* someone asked for it */
     COUNT_OTHER,
     VCPU_COUNTS,

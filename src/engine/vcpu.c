@@ -17,9 +17,10 @@
 #include <unistd.h>
 
 const char *const vcpu_count_name[VCPU_COUNTS] = {
-    [COUNT_PORT] = "port", [COUNT_MMIO] = "mmio",         [COUNT_DEFERRED] = "deferred",
-    [COUNT_EOI] = "eoi",   [COUNT_WINDOW] = "window",     [COUNT_MSR] = "msr",
-    [COUNT_KICK] = "kick", [COUNT_EMULATED] = "emulated", [COUNT_OTHER] = "other",
+    [COUNT_PORT] = "port",   [COUNT_MMIO] = "mmio",         [COUNT_DEFERRED] = "deferred",
+    [COUNT_EOI] = "eoi",     [COUNT_WINDOW] = "window",     [COUNT_MSR] = "msr",
+    [COUNT_KICK] = "kick",   [COUNT_EMULATED] = "emulated", [COUNT_OTHER] = "other",
+    [COUNT_DIRTY] = "dirty",
 };
 
 void vm_init(struct vm *vm)

@@ -243,6 +243,7 @@ static const unsigned long kvm_ioctls[] = {
     KVM_NMI,
     KVM_SET_GSI_ROUTING,
     KVM_SET_USER_MEMORY_REGION,
+    KVM_RESET_DIRTY_RINGS,
     KVM_IRQFD,
     KVM_IOEVENTFD,
     KVM_GET_DIRTY_LOG,

@@ -116,20 +116,6 @@ static bool set_up_irqchip(struct kvm_vm *kvm, struct err *err)
     return true;
 }
 
-static bool set_slot(struct vm *vm, unsigned slot, bool log)
-{
-    const struct mem_region *r = &vm->mem->region[slot];
-    const struct kvm_userspace_memory_region m = {
-        .slot = slot,
-        .flags = (r->readonly ? KVM_MEM_READONLY : 0) | (log ? KVM_MEM_LOG_DIRTY_PAGES : 0),
-        .guest_phys_addr = r->base,
-        .memory_size = r->size,
-        .userspace_addr = (uintptr_t)r->host,
-    };
-
-    return ioctl(kvm_of(vm)->fd, KVM_SET_USER_MEMORY_REGION, &m) == 0;
-}
-
 static bool map_memory(struct vm *vm, struct err *err)
 {
     int slots = ioctl(kvm_of(vm)->sys, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
@@ -138,7 +124,7 @@ static bool map_memory(struct vm *vm, struct err *err)
         return err_set(err, ENOSPC, "this host's KVM has %d memory slots, the machine needs %u",
                        slots, vm->mem->count);
     for (unsigned i = 0; i < vm->mem->count; i++)
-        if (!set_slot(vm, i, false))
+        if (!kvm_set_slot(vm, i, false))
             return err_set(err, errno, "cannot give memory '%s' to KVM: %s",
                            vm->mem->region[i].name, strerror(errno));
     return true;
@@ -166,6 +152,7 @@ static void engine_close(struct vm *vm)
     if (kvm->sys >= 0)
         close(kvm->sys);
     kvm_complete_close(vm);
+    pthread_mutex_destroy(&kvm->dirty_lock);
     pthread_mutex_destroy(&kvm->step_lock);
     pthread_mutex_destroy(&kvm->ring_lock);
     pthread_mutex_destroy(&kvm->lock);
@@ -185,11 +172,12 @@ static bool engine_open(struct vm *vm, struct err *err)
     pthread_mutex_init(&kvm->lock, NULL);
     pthread_mutex_init(&kvm->ring_lock, NULL);
     pthread_mutex_init(&kvm->step_lock, NULL);
+    pthread_mutex_init(&kvm->dirty_lock, NULL);
     vm->priv = kvm;
     kvm->sys = kvm_open_device(err);
     if (kvm->sys < 0 || !check_capabilities(kvm->sys, err) || !create_vm(kvm, err) ||
-        !set_up_irqchip(kvm, err) || !map_memory(vm, err) || !catch_kicks(err) ||
-        !kvm_model_open(vm, err))
+        !set_up_irqchip(kvm, err) || !kvm_dirty_open(vm, err) || !map_memory(vm, err) ||
+        !catch_kicks(err) || !kvm_model_open(vm, err))
         goto close;
     size = ioctl(kvm->sys, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (size >= (int)sizeof(struct kvm_run)) {
@@ -210,6 +198,7 @@ static void engine_vcpu_close(struct vcpu *vcpu)
 
     if (!cpu)
         return;
+    kvm_dirty_vcpu_close(vcpu);
     if (cpu->run != MAP_FAILED)
         munmap(cpu->run, kvm_of(vcpu->vm)->run_size);
     if (cpu->fd >= 0)
@@ -246,7 +235,7 @@ static bool engine_vcpu_open(struct vcpu *vcpu, struct err *err)
         cpu->run = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, cpu->fd, 0);
     if (cpu->run == MAP_FAILED)
         err_set(err, errno, "KVM refuses it: %s", strerror(errno));
-    else if (kvm_set_cpuid(vcpu, err) && power_on(vcpu, err)) {
+    else if (kvm_dirty_vcpu_open(vcpu, err) && kvm_set_cpuid(vcpu, err) && power_on(vcpu, err)) {
         if (vcpu->id == 0)
             kvm_defer_open(vcpu);
         return true;
@@ -299,45 +288,6 @@ static void engine_nmi(struct vcpu *vcpu)
     (void)ioctl(cpu->fd, KVM_NMI, 0);
 }
 
-/* ---- dirty pages ---- */
-
-static void all_dirty(struct mem_region *r)
-{
-    uint64_t pages = r->size / PAGE_SIZE;
-
-    for (uint64_t w = 0; w < pages / 64; w++)
-        __atomic_store_n(&r->dirty[w], UINT64_MAX, __ATOMIC_RELAXED);
-    if (pages % 64)
-        __atomic_fetch_or(&r->dirty[pages / 64], BIT(pages % 64) - 1, __ATOMIC_RELAXED);
-}
-
-/* Logging starts with the first question, which therefore answers "all of them". */
-static void engine_dirty(struct vm *vm, struct mem_region *r)
-{
-    struct kvm_vm *kvm = kvm_of(vm);
-    unsigned slot = (unsigned)(r - vm->mem->region);
-    size_t words = (r->size / PAGE_SIZE + 63) / 64;
-    struct kvm_dirty_log log = {.slot = slot};
-    uint64_t *bits;
-
-    if (!r->dirty || !kvm->logging[slot]) {
-        if (kvm->logging[slot] != (r->dirty != NULL) && set_slot(vm, slot, r->dirty != NULL))
-            kvm->logging[slot] = r->dirty != NULL;
-        if (r->dirty)
-            all_dirty(r);
-        return;
-    }
-    kvm_complete_dirty(vm, r);
-    bits = calloc(words, sizeof *bits);
-    log.dirty_bitmap = bits;
-    if (!bits || ioctl(kvm->fd, KVM_GET_DIRTY_LOG, &log))
-        all_dirty(r);
-    for (size_t w = 0; bits && w < words; w++)
-        if (bits[w])
-            __atomic_fetch_or(&r->dirty[w], bits[w], __ATOMIC_RELAXED);
-    free(bits);
-}
-
 const struct engine_ops kvm_engine = {
     .name = "kvm",
     .offer = kvm_engine_offer,
@@ -355,7 +305,7 @@ const struct engine_ops kvm_engine = {
     .defer = kvm_engine_defer,
     .intr = engine_intr,
     .nmi = engine_nmi,
-    .dirty = engine_dirty,
+    .dirty = kvm_engine_dirty,
     .get = kvm_engine_get,
     .set = kvm_engine_set,
 };

@@ -22,10 +22,12 @@ struct kvm_vm {
     bool logging[MEM_REGIONS_MAX];
     struct kvm_coalesced_mmio_ring *ring; /* deferred writes; NULL: none, or no vCPU yet */
     unsigned ring_max;
-    pthread_mutex_t ring_lock; /* taken before any device's */
-    struct soft_stepper *step; /* opened at the first instruction that needs it */
-    pthread_mutex_t step_lock; /* guards `step`, whose instructions reach devices */
-    pthread_mutex_t lock;      /* guards what follows */
+    pthread_mutex_t ring_lock;  /* taken before any device's */
+    struct soft_stepper *step;  /* opened at the first instruction that needs it */
+    pthread_mutex_t step_lock;  /* guards `step`, whose instructions reach devices */
+    unsigned dirty_entries;     /* of each vCPU's dirty ring; 0: the log is used */
+    pthread_mutex_t dirty_lock; /* of who empties the rings */
+    pthread_mutex_t lock;       /* guards what follows */
     struct msi pin[KVM_PINS];
     uint32_t level_pins; /* a bit for each pin whose EOI we must hear of */
     struct kvm_line {
@@ -37,8 +39,10 @@ struct kvm_vm {
 
 struct kvm_cpu {
     int fd;
-    struct kvm_run *run; /* shared with the kernel */
-    bool unblocked;      /* its thread takes KVM_KICK_SIGNAL */
+    struct kvm_run *run;         /* shared with the kernel */
+    struct kvm_dirty_gfn *dirty; /* its ring of pages written; NULL: none */
+    uint32_t dirty_next;
+    bool unblocked; /* its thread takes KVM_KICK_SIGNAL */
 };
 
 static inline struct kvm_vm *kvm_of(struct vm *vm)
@@ -58,6 +62,15 @@ bool kvm_engine_offer(struct cpu_offer *offer, struct err *err);
 /* Fills kvm->model from vm->model. */
 bool kvm_model_open(struct vm *vm, struct err *err);
 bool kvm_set_cpuid(struct vcpu *vcpu, struct err *err);
+
+/* ---- dirty.c ---- */
+extern bool kvm_without_ring; /* for tests: the log, although the kernel has rings */
+bool kvm_set_slot(struct vm *vm, unsigned slot, bool log);
+bool kvm_dirty_open(struct vm *vm, struct err *err); /* before vCPUs */
+bool kvm_dirty_vcpu_open(struct vcpu *vcpu, struct err *err);
+void kvm_dirty_vcpu_close(struct vcpu *vcpu);
+void kvm_dirty_collect(struct vm *vm); /* any thread: empties the rings */
+void kvm_engine_dirty(struct vm *vm, struct mem_region *r);
 
 /* ---- defer.c ---- */
 /* With the first vCPU, whose mapping holds the ring. */

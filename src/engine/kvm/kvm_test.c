@@ -80,7 +80,8 @@ static bool open_vm(struct err *err)
     vm.pio = &pio;
     vm.model = &model;
     return kvm_engine_offer(&offer, err) && cpu_model_make(&model, "", &offer, err) &&
-           mem_add(&mem, "ram", 0, MiB, false, err) && bus_add(&pio, &port, err) &&
+           mem_add(&mem, "ram", 0, MiB, false, err) &&
+           mem_add(&mem, "big", 16 * MiB, 32 * MiB, false, err) && bus_add(&pio, &port, err) &&
            bus_add(&pio, &index_port, err) && vm_open(&vm, &kvm_engine, 1, err);
 }
 
@@ -113,6 +114,7 @@ static void test_run(struct vcpu_state *s)
     struct err err;
     unsigned set = 0;
 
+    atomic_store(&written, 0);
     ok(mem_log_start(&mem, &err), "the dirty log starts");
     vm.engine->dirty(&vm, &mem.region[0]);
     ok(mem.region[0].dirty[0] == UINT64_MAX, "all pages count as dirty at first");
@@ -262,6 +264,71 @@ static void test_lines(struct vcpu_state *s)
     close(other);
 }
 
+/* mov edi, 0x1000000; mov ecx, 8192; 1: mov byte [edi], 1; add edi, 0x1000; dec ecx; jnz 1b; mov
+ * dx, 0x402; mov al, 9; out dx, al; hlt */
+static const uint8_t many_code[] = {
+    0x66, 0xbf, 0, 0,    0, 1, 0x66, 0xb9, 0,    0x20, 0,    0,    0x67, 0xc6, 0x07, 0x01, 0x66,
+    0x81, 0xc7, 0, 0x10, 0, 0, 0x66, 0x49, 0x75, 0xf1, 0xba, 0x02, 0x04, 0xb0, 9,    0xee, 0xf4};
+
+static unsigned dirty_count(const struct mem_region *r)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < r->size / PAGE_SIZE / 64; i++)
+        n += (unsigned)__builtin_popcountll(r->dirty[i]);
+    return n;
+}
+
+/* More pages than a ring has entries. */
+static void test_many_pages(struct vcpu_state *s)
+{
+    struct mem_region *r = &mem.region[1];
+
+    vm.engine->dirty(&vm, r);
+    memset(r->dirty, 0, r->size / PAGE_SIZE / 8);
+    vcpu_state_reset(s, true, 0);
+    s->seg[3].limit = 0xffffffff;
+    start_code(s, many_code, sizeof many_code);
+    ok(wait_code() == 9, "a guest writes 8192 pages");
+    vm.engine->dirty(&vm, r);
+    ok(dirty_count(r) == 8192, "all of them are dirty (%u), after %llu full lists", dirty_count(r),
+       (unsigned long long)counted(COUNT_DIRTY));
+    memset(r->dirty, 0, r->size / PAGE_SIZE / 8);
+    vm.engine->dirty(&vm, r);
+    ok(dirty_count(r) < 8, "and told once (%u)", dirty_count(r));
+    vcpu_state_reset(s, true, 0);
+    s->seg[3].limit = 0xffffffff;
+    start_code(s, many_code, sizeof many_code);
+    wait_code();
+    vm.engine->dirty(&vm, r);
+    ok(dirty_count(r) == 8192, "written again, they are dirty again");
+    mem_log_stop(&mem);
+    vm.engine->dirty(&vm, r);
+    s->rip = 0x1000;
+    start_code(s, many_code, sizeof many_code);
+    ok(wait_code() == 9, "without a log the guest runs on");
+}
+
+static void close_vm(void)
+{
+    vm_close(&vm);
+    mem_close(&mem);
+    bus_close(&mmio);
+    bus_close(&pio);
+}
+
+/* Older kernels have no ring of written pages. */
+static void test_log(struct vcpu_state *s)
+{
+    struct err err;
+
+    kvm_without_ring = true;
+    ok(open_vm(&err), "a machine without a ring opens");
+    test_run(s);
+    test_many_pages(s);
+    close_vm();
+}
+
 int main(void)
 {
     struct vcpu_state *a = calloc(2, sizeof *a);
@@ -277,10 +344,9 @@ int main(void)
         test_deferred(a);
         test_bells(a);
         test_lines(a);
-        vm_close(&vm);
-        mem_close(&mem);
-        bus_close(&mmio);
-        bus_close(&pio);
+        test_many_pages(a);
+        close_vm();
+        test_log(a);
     }
     free(a);
     return tap_done();
