@@ -52,6 +52,8 @@ bool saved_options_read(struct saved_options *o, int argc, char **argv, struct e
     for (int i = 0; i < argc; i++) {
         if (!strcmp(argv[i], "--temporary"))
             o->temporary = true;
+        else if (!strcmp(argv[i], "--paused"))
+            o->paused = true;
         else if (argv[i][0] == '-') {
             if (!known(argv[i]))
                 return refuse(argv[i], err);
@@ -109,6 +111,7 @@ bool saved_options_apply(const struct saved_options *o, struct config *c, struct
         return err_set(err, EINVAL, "--net: the saved machine has %u interfaces, give as many",
                        nets);
     snprintf(c->restore, sizeof c->restore, "%s", o->dir);
+    c->paused = o->paused;
     find_disks(o, c);
     return true;
 }

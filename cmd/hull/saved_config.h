@@ -8,7 +8,7 @@
 
 struct saved_options {
     const char *dir;
-    bool temporary;
+    bool temporary, paused;
     char **rest; /* for config_parse_args; freed by the caller */
     int rest_count;
 };

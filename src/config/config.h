@@ -62,6 +62,7 @@ struct config {
     uint32_t vsock_cid;        /* 0: no vsock */
     char vsock_socket[96];     /* in user space over this socket; empty: the kernel's vhost-vsock */
     char restore[CONFIG_PATH]; /* a snapshot's directory to go on from; empty: power on */
+    bool paused;               /* restored, and waits for cont */
     bool fresh_identity;       /* a clone: new VMGenID and MACs */
     char user[64];             /* drop to this user when started as root */
     bool sandbox;

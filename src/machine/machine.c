@@ -400,7 +400,8 @@ bool machine_start(struct machine *m, struct err *err)
         return false;
     if (m->config.timeout_s)
         loop_at(m->loop, &m->timeout, now_ns() + m->config.timeout_s * 1000000000ULL);
-    machine_cont(m);
+    if (!m->config.paused)
+        machine_cont(m);
     if (m->config.restore[0])
         restore_announce(m);
     return true;

@@ -11,7 +11,7 @@ static void forget_host(struct config *c)
     c->control_fd = 0;
     c->qmp[0] = c->user[0] = c->restore[0] = 0;
     c->timeout_s = 0;
-    c->fresh_identity = false;
+    c->fresh_identity = c->paused = false;
     for (unsigned i = 0; i < c->net_count; i++)
         c->net[i].fd = 0;
     if (!strncmp(c->serial, "fd:", 3))

@@ -13,7 +13,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / 'cli'))
-from tap import BUILD, EXIT_7, HULL, TMP, VMM, alive, children, done, gone, multiboot_guest, ok, run, skip, Qmp # pylint: disable=wrong-import-position
+from tap import BUILD, EXIT_7, HELLO, HULL, TMP, VMM, alive, children, done, gone, multiboot_guest, ok, run, skip, Qmp # pylint: disable=wrong-import-position
 import initramfs # pylint: disable=wrong-import-position
 
 KERNELS = pathlib.Path(os.environ.get('HULL_CACHE', BUILD / 'kernels'))

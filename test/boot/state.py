@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: MIT
 """A Linux guest is saved in the middle of its work, and goes on wherever it is restored.
 
-Usage: state.py work|layers|refuse      (needs HULL_BUILD)"""
+Usage: state.py work|layers|refuse|clone      (needs HULL_BUILD)"""
+import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -147,7 +149,205 @@ def test_work():
         ok(code == 1 and 'has changed since' in err, f'{name}: a snapshot whose disk has moved on is refused ({err.strip()})')
 
 
-CASES = {'work': test_work}
+def sections(folder):
+    """What `state` holds, by name: src/machine/state.h."""
+    data = (folder / 'state').read_bytes()
+    at, found = 24, {}
+    while at < len(data):
+        name = data[at + 1:at + 1 + data[at]].decode()
+        at += 1 + data[at] + 2
+        length = int.from_bytes(data[at:at + 8], 'little')
+        found[name] = data[at + 8:at + 8 + length]
+        at += 8 + length
+    return found
+
+
+def regions(folder):
+    """(pages, offset in the file) of each region, from the table in section "memory"."""
+    data = sections(folder)['memory']
+    at = data.index(b'ram-') # name, base, size and offset of each, as field_save writes them
+    found = []
+    while at >= 0:
+        name_end = at + int.from_bytes(data[at - 4:at], 'little')
+        numbers = [int.from_bytes(data[name_end + 13 * i + 5:name_end + 13 * i + 13], 'little') for i in range(3)]
+        found.append((numbers[1] // 4096, numbers[2]))
+        at = data.find(b'ram-', name_end)
+    return found
+
+
+def lay_over(below, folder):
+    """The memory below with the pages of a partial snapshot in it; how many those are."""
+    bits, count, memory = sections(folder)['pages'], 0, (folder / 'memory').read_bytes()
+    result = bytearray(below)
+    at = 0
+    for pages, offset in regions(folder):
+        for page in range(pages):
+            if bits[at + page // 8] >> page % 8 & 1:
+                place = offset + page * 4096
+                result[place:place + 4096] = memory[place:place + 4096]
+                count += 1
+        at += (pages + 63) // 64 * 8
+    return bytes(result), count
+
+
+def differing(a, b):
+    return sum(x != y for x, y in zip(a, b)) + abs(len(a) - len(b))
+
+
+def check_same_state(name, a, b, what):
+    one, two = sections(a), sections(b)
+    other = [k for k in one if k.startswith('device/') and one[k] != two.get(k)]
+    cpus = [differing(one[k], two[k]) for k in one if k.startswith('cpu/')]
+    ok(not other, f'{name}: {what}: every device as it was {other}')
+    ok(max(cpus) <= 16, f'{name}: {what}: every vCPU but for its clock {cpus}')
+
+
+def test_layers():
+    """Partial snapshots, and that nothing is lost on the way to a file and back."""
+    folder, greeter = kernel('cloud'), Greeter()
+    if not folder:
+        skip('partial snapshots', "no kernel package: apt has none in its cache and no network")
+        return
+    name = 'layers'
+    s = [TMP / f'{name}.s{i}' for i in range(4)]
+    m = start(name, folder, 2, greeter)
+    wait_ticks(m, 2)
+    save(name, s[0], '--copy-disks')
+    wait_ticks(m, 2)
+    save(name, s[1], '--copy-disks', '--base', s[0])
+    wait_ticks(m, 2)
+    q = Qmp(TMP / f'{name}.qmp')
+    q.call('qmp_capabilities')
+    q.call('stop')
+    save(name, s[2], '--copy-disks', '--base', s[1])
+    save(name, s[3], '--copy-disks')
+    memory, first = lay_over((s[0] / 'memory').read_bytes(), s[1])
+    memory, second = lay_over(memory, s[2])
+    ok(first and second, f'{name}: {first} and {second} pages had changed')
+    full = (s[3] / 'memory').read_bytes()
+    wrong = [i // 4096 for i in range(0, len(full), 4096) if memory[i:i + 4096] != full[i:i + 4096]]
+    ok(not wrong, f'{name}: whole memory is what the layers make {wrong[:5]}')
+    check_same_state(name, s[2], s[3], 'saved twice')
+    code, _, err = run('snapshot', '--qmp', TMP / f'{name}.qmp', TMP / 'never', '--base', s[0], '--copy-disks')
+    ok(code == 1 and 'not the machine' in err and not (TMP / 'never').exists(), f'{name}: an old base is refused ({err.strip()})')
+    q.call('quit')
+    m.status(20)
+    last = ticks(m)[-1][0]
+
+    r = restore(f'{name}-paused', s[2], '--temporary', '--paused', '--qmp', TMP / f'{name}-paused.qmp')
+    Qmp(TMP / f'{name}-paused.qmp')
+    save(f'{name}-paused', TMP / f'{name}.again', '--copy-disks')
+    check_same_state(r.name, s[2], TMP / f'{name}.again', 'saved, restored, saved')
+    again = (TMP / f'{name}.again' / 'memory').read_bytes()
+    wrong = [i // 4096 for i in range(0, len(full), 4096) if again[i:i + 4096] != full[i:i + 4096]]
+    ok(len(wrong) <= 4, f'{r.name}: memory too, but for the pages of its clock {wrong[:6]}')
+    end(r)
+    r = restore(f'{name}-on', s[2], '--temporary')
+    goes_on(r, last)
+    end(r)
+    shutil.rmtree(s[0])
+    code, _, err = run('restore', s[2], '--temporary')
+    ok(code == 1 and 'needs its base' in err, f'{name}: without its base it is refused ({err.strip()})')
+
+
+def test_refuse():
+    """What is not a whole snapshot, or not of this machine, is refused with its reason."""
+    guest = multiboot_guest(HELLO)
+    m = Machine('--kernel', guest, '--net', 'none', '--memory', '16M', '--qmp', TMP / 'r.qmp', name='refuse')
+    m.find('up')
+    good = TMP / 'r.s'
+    save('r', good)
+    end(m)
+
+    def refused(what, word, change, *args):
+        bad = TMP / 'bad'
+        shutil.rmtree(bad, ignore_errors=True)
+        shutil.copytree(good, bad)
+        change(bad)
+        code, _, err = run('restore', bad, *args)
+        ok(code in (1, 2) and word in err, f'{what}: {err.strip().splitlines()[0] if err else code}')
+
+    def flip(path, at):
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1
+        path.write_bytes(data)
+
+    refused('cut state', 'cut short', lambda d: os.truncate(d / 'state', 1000))
+    refused('empty state', 'not a saved', lambda d: os.truncate(d / 'state', 0))
+    refused('altered state', 'altered', lambda d: flip(d / 'state', 5000))
+    refused('newer state', 'newer', lambda d: (flip(d / 'state', 9)))
+    refused('cut memory', 'cut', lambda d: os.truncate(d / 'memory', 4096))
+    refused('no memory', 'No such file', lambda d: (d / 'memory').unlink())
+    refused('no state', 'not a whole one', lambda d: (d / 'state').unlink())
+    refused('another size', 'cannot change', lambda d: None, '--memory', '32M')
+    refused('another CPU', 'cannot change', lambda d: None, '--cpu', 'x86-64-v3')
+    refused('more networks', 'give as many', lambda d: None, '--net', 'none', '--net', 'none')
+    refused('no such option', 'did you mean', lambda d: None, '--seriel', 'none')
+    code, _, err = run('restore', TMP / 'nothing')
+    ok(code == 1 and 'no snapshot' in err, f'no such folder: {err.strip()}')
+
+
+def memory_of(pid):
+    text = open(f'/proc/{pid}/smaps_rollup').read()
+    return {k: int(re.search(rf'^{k}: +(\d+)', text, re.M)[1]) for k in ('Rss', 'Pss', 'Private_Dirty', 'Private_Clean')}
+
+
+def test_clone():
+    """Copies of one guest: each goes on by itself, with random numbers of its own."""
+    folder = kernel('generic')
+    if not folder:
+        skip('clones', "no kernel package: apt has none in its cache and no network")
+        return
+    count = 4
+    image, disk = TMP / 'clone.cpio', TMP / 'clone.disk'
+    disk.write_bytes(b'D' * MIB)
+    script = '''
+    echo "T: ready yes"
+    read line
+    dd if=/dev/zero of=/dev/vda bs=4096 count=1 conv=fsync 2>/dev/null
+    echo "T: random $(dd if=/dev/urandom bs=16 count=1 2>/dev/null | od -An -tx8 | tr -d ' ')"
+    echo "T: mac $(od -An -tx1 /sys/class/net/eth0/address | tr -d ' ')"
+    read line
+    '''
+    initramfs.build(image, folder, script)
+    m = Machine('--kernel', folder / 'vmlinuz', '--initrd', image, '--memory', '256M', '--disk', disk, '--append',
+                'console=ttyS0', '--net', 'user', '--qmp', TMP / 'clone.qmp', name='clone')
+    if not m.expect('ready', 'yes', 'a guest waits'):
+        m.show()
+    save('clone', TMP / 'clone.s', '--stop')
+    m.status(20)
+    p = subprocess.Popen([HULL, 'clone', TMP / 'clone.s', '--count', str(count), '--json', '--serial',
+                          f'unix:{TMP}/c%d.serial', '--qmp', f'{TMP}/c%d.qmp', '--net', 'user'], stdout=subprocess.PIPE, text=True)
+    pids = {}
+    running = 0
+    while running < count:
+        event = json.loads(p.stdout.readline())
+        running += event['event'] == 'running'
+        if event['event'] == 'forked':
+            pids[event['clone']] = event['pid']
+    ok(len(pids) == count, f'clone: {count} copies run')
+    time.sleep(1)
+    for number, pid in sorted(pids.items()):
+        print('#', number, memory_of(pid))
+    randoms, logs = [], []
+    for number in range(count):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(60)
+            s.connect(f'{TMP}/c{number}.serial')
+            s.sendall(b'go\n')
+            log = ''
+            while 'T: mac' not in log and (got := s.recv(4096)):
+                log += got.decode(errors='replace')
+            logs.append(log)
+            randoms.append((re.search(r'T: random (\w+)', log) or ['', ''])[1])
+    ok(len(set(randoms)) == count and '' not in randoms, f'clone: each has its own random numbers {randoms}')
+    ok(all('crng reseeded due to virtual machine fork' in log for log in logs), 'clone: because its kernel knows what it is')
+    ok(disk.read_bytes() == b'D' * MIB, 'clone: what they write to the disk stays theirs')
+    p.terminate()
+    ok(p.wait(20) == 128 + signal.SIGTERM and gone(pids.values()), 'clone: a signal ends them all')
+
+
+CASES = {'work': test_work, 'layers': test_layers, 'refuse': test_refuse, 'clone': test_clone}
 
 for case in sys.argv[1:] or CASES:
     CASES[case]()
