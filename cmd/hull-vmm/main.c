@@ -147,6 +147,8 @@ static int serve(void)
     bool is_clone;
     int status;
 
+    /* Copies touch little of what they map: a huge page for a few bytes would be theirs alone. */
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     saved = restore_read(config.restore, &err);
     if (!saved || !machine_prepare(&config, &err))
         return failed(&err);
