@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* For guests of tests: joins a vsock connection with standard input and output, as nc does.
  *
- *   vsock-cat connect PORT     to the host
+ *   vsock-cat connect PORT [CID]   to the host, or to a guest
  *   vsock-cat listen PORT      one connection; "T: listens PORT" goes to standard error first
  *   vsock-cat echo PORT COUNT  COUNT connections side by side, each gets its own bytes back */
 #include <linux/vm_sockets.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,32 +30,32 @@ static int write_all(int fd, ssize_t len)
     return 0;
 }
 
-/* Both directions until both have ended; a side's end is passed on. */
+static int copy(int from, int to)
+{
+    ssize_t n;
+
+    while ((n = read(from, bytes, sizeof bytes)) > 0)
+        if (write_all(to, n))
+            return fail("write");
+    return n ? fail("read") : 0;
+}
+
+/* Both directions until both have ended; a side's end is passed on. A process each: one that waits
+ * to write must not keep the other from reading. */
 static int join(int from, int to, int s)
 {
-    struct pollfd p[2] = {{from, POLLIN, 0}, {s, POLLIN, 0}};
+    int bad, status = 0;
 
-    while (p[0].fd >= 0 || p[1].fd >= 0) {
-        if (poll(p, 2, -1) < 0)
-            return fail("poll");
-        for (int i = 0; i < 2; i++) {
-            ssize_t n;
-
-            if (!p[i].revents)
-                continue;
-            n = read(p[i].fd, bytes, sizeof bytes);
-            if (n < 0)
-                return fail("read");
-            if (n > 0 && write_all(i ? to : s, n))
-                return fail("write");
-            if (n > 0)
-                continue;
-            p[i].fd = -1;
-            if (!i)
-                shutdown(s, SHUT_WR);
-        }
+    if (s < 0)
+        return fail("accept");
+    if (!fork()) {
+        bad = copy(from, s);
+        shutdown(s, SHUT_WR);
+        _exit(bad);
     }
-    return 0;
+    bad = copy(s, to);
+    wait(&status);
+    return bad || status;
 }
 
 static int echo(int s)
@@ -95,6 +94,8 @@ int main(int argc, char **argv)
     if (s < 0 || argc < 3)
         return fail("vsock");
     a.svm_port = (unsigned)strtoul(argv[2], NULL, 10);
+    if (!strcmp(argv[1], "connect") && argc > 3)
+        a.svm_cid = (unsigned)strtoul(argv[3], NULL, 10);
     if (!strcmp(argv[1], "connect"))
         return connect(s, (struct sockaddr *)&a, sizeof a) ? fail("connect") : join(0, 1, s);
     a.svm_cid = VMADDR_CID_ANY;

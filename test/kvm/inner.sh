@@ -8,7 +8,7 @@
 #   @end NAME STATUS BEGIN END uptimes in seconds
 #   @finished
 #
-# Usage: inner.sh SHARE RESULT SUITE     SUITE: short (in the gate) or all
+# Usage: inner.sh SHARE RESULT SUITE     SUITE: short (in the gate), all, or vhost alone
 share=$1 suite=$3
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
@@ -42,6 +42,11 @@ if [ ! -e /dev/kvm ]; then
     exit 1
 fi
 try info 60 hull info
+if [ "$suite" = vhost ]; then
+    try vhost 240 sh "$share/vhost.sh" "$share" "$tmp"
+    echo "@finished" >&9
+    exit 0
+fi
 while read -r name; do
     try "unit-$name" 120 "$name"
 done <"$share/units/list"
@@ -65,4 +70,5 @@ for cpus in 2 1; do
     boot "boot-$cpus" --cpus "$cpus" --net user --disk "$tmp/disk,format=raw"
     [ "$suite" = all ] || break
 done
+[ "$suite" != all ] || [ ! -e /dev/vhost-net ] || [ ! -e "$share/bin/vsock-cat" ] || try vhost 240 sh "$share/vhost.sh" "$share" "$tmp"
 echo "@finished" >&9

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+# A machine whose network and vsock are the kernel's (vhost-net, vhost-vsock), and its peers on this side: 4 MiB each
+# way over each, before and after the guest's drivers have let go of their devices and taken them again.
+#
+# Usage: vhost.sh SHARE TMP
+share=$1 tmp=$2
+dd if=/dev/urandom of="$tmp/data" bs=64k count=64 2>/dev/null
+echo "l1: data $(sha256sum <"$tmp/data")"
+hull run --engine kvm --kernel "$share/vmlinuz" --initrd "$share/l2.cpio.gz" --cpu x86-64-v2,-xsave --memory 256M \
+    --append "console=ttyS0 quiet panic=-1 l2=vhost" --timeout 180 --net tap,name=hull0,vhost=on --vsock 42 >"$tmp/vhost" 2>&1 &
+hull=$!
+wait_for() { # in the machine's log
+    while ! grep -q "$1" "$tmp/vhost"; do
+        kill -0 $hull 2>/dev/null || return 1
+        usleep 100000
+    done
+}
+while [ ! -e /sys/class/net/hull0 ]; do
+    kill -0 $hull 2>/dev/null || break
+    usleep 100000
+done
+ip addr add 10.9.0.1/24 dev hull0
+ip link set hull0 up
+for round in 1 2; do
+    nc -l -p 700$round <"$tmp/data" >"$tmp/net.$round" &
+    net=$!
+    vsock-cat listen 900$round <"$tmp/data" >"$tmp/out.$round" 2>/dev/null &
+    out=$!
+    wait_for "listens 500$round" && vsock-cat connect 500$round 42 <"$tmp/data" >"$tmp/in.$round"
+    [ $round = 2 ] || echo "l1: $(cat /proc/[0-9]*/comm | grep -c ^vhost-) workers"
+    wait_for "round $round out" || kill $net $out
+    wait $net $out
+    echo "l1: round $round net $(sha256sum <"$tmp/net.$round")"
+    echo "l1: round $round in $(sha256sum <"$tmp/in.$round")"
+    echo "l1: round $round out $(sha256sum <"$tmp/out.$round")"
+    [ $round = 2 ] || hull run --engine kvm --kernel "$share/vmlinuz" --net none --vsock 42 --timeout 20 2>&1 |
+        sed 's/^/l1: second: /'
+done
+wait $hull
+echo "l1: status $?"
+cat "$tmp/vhost"
