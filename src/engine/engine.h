@@ -21,7 +21,7 @@ enum vcpu_count {
     COUNT_DEFERRED, /* writes that came late, without an exit of their own: see defer */
     COUNT_EOI,      /* of level-triggered interrupts */
     COUNT_WINDOW,   /* the guest can take the PICs' interrupt now */
-    COUNT_MSR,      /* MSRs that the kernel does not know */
+    COUNT_MSR,      /* MSRs that the kernel does not answer */
     COUNT_EMULATED, /* instructions completed by the soft engine */
     COUNT_DIRTY,    /* the list of pages written was full */
     COUNT_KICK,     /* someone asked for it */

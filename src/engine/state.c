@@ -129,5 +129,7 @@ const struct field vcpu_state_fields[] = {
     FIELD(struct vcpu_state, exception_code, UINT32_MAX),
     FIELD_TABLE(struct vcpu_state, lapic, lapic_fields),
     FIELD_BYTES(struct vcpu_state, xsave),
+    STATEBOOL(interrupt_pending),
+    FIELD(struct vcpu_state, interrupt_vector, 255),
     {0},
 };

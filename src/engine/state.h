@@ -58,11 +58,14 @@ struct vcpu_state {
     uint8_t exception_vector;
     bool exception_has_code;
     uint32_t exception_code;
+    /* One that its controller has acknowledged, on its way to the guest. */
+    bool interrupt_pending;
+    uint8_t interrupt_vector;
     struct lapic_state lapic;
     uint8_t xsave[1024]; /* standard format, host order: legacy area, header, AVX state */
 };
 
-#define VCPU_STATE_VERSION 1
+#define VCPU_STATE_VERSION 2
 extern const struct field vcpu_state_fields[];
 
 #endif

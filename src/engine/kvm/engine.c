@@ -22,9 +22,18 @@
 #define IDENTITY_MAP 0xfeffc000ull
 #define TSS_PAGES    0xfeffd000ull
 
+bool kvm_check_version(int fd, struct err *err)
+{
+    int version = ioctl(fd, KVM_GET_API_VERSION, 0);
+
+    return version == KVM_API_VERSION ||
+           err_set(err, ENOTSUP, "/dev/kvm is not KVM, or too old: its version is %d, not %d",
+                   version, KVM_API_VERSION);
+}
+
 int kvm_open_device(struct err *err)
 {
-    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), version;
+    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 
     if (fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO)) {
         err_set(err, ENOENT,
@@ -42,18 +51,15 @@ int kvm_open_device(struct err *err)
         err_set(err, errno, "/dev/kvm: %s", strerror(errno));
         return -1;
     }
-    version = ioctl(fd, KVM_GET_API_VERSION, 0);
-    if (version == KVM_API_VERSION)
+    if (kvm_check_version(fd, err))
         return fd;
-    err_set(err, ENOTSUP, "/dev/kvm is not KVM, or too old: its version is %d, not %d", version,
-            KVM_API_VERSION);
     close(fd);
     return -1;
 }
 
 /* ---- opening ---- */
 
-static bool check_capabilities(int sys, struct err *err)
+bool kvm_check_capabilities(int sys, struct err *err)
 {
     static const struct {
         int cap;
@@ -75,6 +81,15 @@ static bool check_capabilities(int sys, struct err *err)
     return true;
 }
 
+bool kvm_refused(int why, struct err *err)
+{
+    if (why == EBUSY)
+        return err_set(err, EBUSY,
+                       "another hypervisor holds the processor's virtualization: end it, or use "
+                       "--engine soft");
+    return err_set(err, why, "cannot create a virtual machine: %s", strerror(why));
+}
+
 static bool create_vm(struct kvm_vm *kvm, struct err *err)
 {
     do
@@ -82,11 +97,7 @@ static bool create_vm(struct kvm_vm *kvm, struct err *err)
     while (kvm->fd < 0 && errno == EINTR);
     if (kvm->fd >= 0)
         return true;
-    if (errno == EBUSY)
-        return err_set(err, EBUSY,
-                       "another hypervisor holds the processor's virtualization: end it, or use "
-                       "--engine soft");
-    return err_set(err, errno, "cannot create a virtual machine: %s", strerror(errno));
+    return kvm_refused(errno, err);
 }
 
 static bool enable(int fd, uint32_t cap, uint64_t arg)
@@ -175,10 +186,11 @@ static bool engine_open(struct vm *vm, struct err *err)
     pthread_mutex_init(&kvm->dirty_lock, NULL);
     vm->priv = kvm;
     kvm->sys = kvm_open_device(err);
-    if (kvm->sys < 0 || !check_capabilities(kvm->sys, err) || !create_vm(kvm, err) ||
+    if (kvm->sys < 0 || !kvm_check_capabilities(kvm->sys, err) || !create_vm(kvm, err) ||
         !set_up_irqchip(kvm, err) || !kvm_dirty_open(vm, err) || !map_memory(vm, err) ||
         !catch_kicks(err) || !kvm_model_open(vm, err))
         goto close;
+    kvm_filter_msrs(kvm);
     size = ioctl(kvm->sys, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (size >= (int)sizeof(struct kvm_run)) {
         kvm->run_size = (size_t)size;

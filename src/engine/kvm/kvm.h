@@ -54,6 +54,10 @@ static inline struct kvm_vm *kvm_of(struct vm *vm)
 /* Opens /dev/kvm and checks its version; -1: err says which group or module is missing. */
 int kvm_open_device(struct err *err);
 void kvm_engine_kick(struct vcpu *vcpu);
+/* The steps of opening that may fail for the host's sake. */
+bool kvm_check_version(int fd, struct err *err);
+bool kvm_check_capabilities(int sys, struct err *err);
+bool kvm_refused(int why, struct err *err); /* false: KVM_CREATE_VM said `why` */
 
 /* ---- cpuid.c ---- */
 /* What this KVM can give; the second opens /dev/kvm for it. */
@@ -78,6 +82,10 @@ void kvm_defer_open(struct vcpu *vcpu);
 void kvm_engine_defer(struct vm *vm, bool port, uint64_t addr, unsigned size);
 /* Does the writes that the kernel held back; after each KVM_RUN. */
 void kvm_defer_flush(struct vcpu *vcpu);
+
+/* ---- filter.c ---- */
+void kvm_filter_msrs(struct kvm_vm *kvm); /* once kvm->model is known */
+void kvm_answer_msr(struct vcpu *vcpu, struct kvm_run *run);
 
 /* ---- route.c ---- */
 void kvm_engine_route(struct vm *vm, unsigned pin, const struct msi *msi);

@@ -5,8 +5,11 @@
 #include "engine/kvm/kvm.h"
 #include "tap.h"
 #include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static struct vm vm;
@@ -309,6 +312,62 @@ static void test_many_pages(struct vcpu_state *s)
     ok(wait_code() == 9, "without a log the guest runs on");
 }
 
+/* mov ecx, 0x179; rdmsr; mov edi, eax; mov ecx, 0xce; rdmsr; or edi, eax; mov ecx, 0x3a; rdmsr; mov
+ * esi, eax; mov ecx, 0x1234; rdmsr */
+static const uint8_t msr_code[] = {0x66, 0xb9, 0x79, 1,    0, 0, 0x0f, 0x32, 0x66, 0x89, 0xc7,
+                                   0x66, 0xb9, 0xce, 0,    0, 0, 0x0f, 0x32, 0x66, 0x09, 0xc7,
+                                   0x66, 0xb9, 0x3a, 0,    0, 0, 0x0f, 0x32, 0x66, 0x89, 0xc6,
+                                   0x66, 0xb9, 0x34, 0x12, 0, 0, 0x0f, 0x32};
+
+/* MSRs that the kernel would answer otherwise: no banks of machine check, feature control locked.
+ */
+static void test_msrs(struct vcpu_state *s)
+{
+    const uint16_t ivt[] = {0x2000, 0};
+    uint64_t exits = counted(COUNT_MSR);
+
+    mem_write(&mem, 13 * 4, ivt, sizeof ivt);
+    mem_write(&mem, 0x2000, handler, sizeof handler);
+    ok(run_code(s, msr_code, sizeof msr_code) == 5, "an MSR that is not there is #GP");
+    vm.engine->get(vm.cpu[0], s);
+    ok((uint32_t)s->reg[7] == 0 && s->reg[6] == 1 && counted(COUNT_MSR) - exits == 4,
+       "others answer as on the soft engine (%llx %llx)", (unsigned long long)s->reg[7],
+       (unsigned long long)s->reg[6]);
+}
+
+/* What the PICs had handed over reaches the guest, though the state went out and in. */
+static void test_acknowledged(struct vcpu_state *s)
+{
+    const uint16_t ivt[] = {0x2007, 0};
+
+    mem_write(&mem, 0x30 * 4, ivt, sizeof ivt);
+    mem_write(&mem, 0x2000, handler, sizeof handler);
+    vcpu_state_reset(s, true, 0);
+    s->rflags |= 0x200;
+    s->interrupt_pending = true;
+    s->interrupt_vector = 0x30;
+    s->rip = 0x1000;
+    vm.engine->set(vm.cpu[0], s, &(struct err){0});
+    vm.engine->get(vm.cpu[0], s);
+    ok(s->interrupt_pending && s->interrupt_vector == 0x30, "an acknowledged interrupt is state");
+    start_code(s, sleeper, sizeof sleeper);
+    ok(wait_code() == 6, "and is delivered");
+}
+
+static void test_tsc(struct vcpu_state *s)
+{
+    uint64_t before;
+
+    usleep(1300000); /* KVM takes what is within a second for the same clock */
+    vm.engine->get(vm.cpu[0], s);
+    before = s->tsc;
+    vcpu_state_reset(s, true, 0);
+    vm.engine->set(vm.cpu[0], s, &(struct err){0});
+    vm.engine->get(vm.cpu[0], s);
+    ok(s->tsc < before, "a reset starts the TSC again (%llu, was %llu)", (unsigned long long)s->tsc,
+       (unsigned long long)before);
+}
+
 static void close_vm(void)
 {
     vm_close(&vm);
@@ -329,6 +388,37 @@ static void test_log(struct vcpu_state *s)
     close_vm();
 }
 
+/* What is wrong with a host is one line that says what to do. */
+static void test_refusals(bool device)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC), status = -1;
+    struct err err;
+    pid_t child;
+
+    ok(!kvm_check_version(null, &err) && strstr(err.text, "is not KVM"), "no KVM: %s", err.text);
+    ok(!kvm_check_capabilities(null, &err) && strstr(err.text, "no split irqchip") &&
+           strstr(err.text, "too old"),
+       "an old one: %s", err.text);
+    ok(!kvm_refused(EBUSY, &err) && strstr(err.text, "another hypervisor"), "busy: %s", err.text);
+    close(null);
+    if (!device || getuid()) {
+        ok(true, "a user who may not # SKIP needs /dev/kvm and root");
+        return;
+    }
+    child = fork();
+    if (child == 0) {
+        bool refused =
+            !setgroups(0, NULL) && !setgid(65534) && !setuid(65534) && kvm_open_device(&err) < 0;
+
+        _exit(refused && strstr(err.text, "group kvm") ? 0
+              : access("/dev/kvm", R_OK | W_OK)        ? 1
+                                                       : 2);
+    }
+    waitpid(child, &status, 0);
+    ok(status == 0 || (WIFEXITED(status) && WEXITSTATUS(status) == 2),
+       "a user who may not open it is told the group%s", status ? " (here everyone may)" : "");
+}
+
 int main(void)
 {
     struct vcpu_state *a = calloc(2, sizeof *a);
@@ -336,6 +426,7 @@ int main(void)
     int fd = kvm_open_device(&refusal);
 
     test_choice(fd < 0 ? &refusal : NULL);
+    test_refusals(fd >= 0);
     if (fd >= 0) {
         close(fd);
         ok(open_vm(&err), "a machine opens");
@@ -344,6 +435,9 @@ int main(void)
         test_deferred(a);
         test_bells(a);
         test_lines(a);
+        test_msrs(a);
+        test_acknowledged(a);
+        test_tsc(a);
         test_many_pages(a);
         close_vm();
         test_log(a);

@@ -56,6 +56,8 @@ static void make_list(struct msr_list *list, const struct vcpu_state *state)
 
             e->index = table[i].index + k * table[i].step;
             memcpy(&e->data, (const uint8_t *)state + table[i].offset + k * 8, 8);
+            if (e->index == MSR_TSC && !e->data)
+                e->data = 1; /* to KVM a 0 means: whatever the other vCPUs have */
         }
 }
 

@@ -116,6 +116,8 @@ static enum vcpu_count kind_of(uint32_t reason)
     case KVM_EXIT_MMIO: return COUNT_MMIO;
     case KVM_EXIT_IOAPIC_EOI: return COUNT_EOI;
     case KVM_EXIT_IRQ_WINDOW_OPEN: return COUNT_WINDOW;
+    case KVM_EXIT_X86_RDMSR:
+    case KVM_EXIT_X86_WRMSR: return COUNT_MSR;
     case KVM_EXIT_INTERNAL_ERROR: return COUNT_EMULATED;
     case KVM_EXIT_DIRTY_RING_FULL: return COUNT_DIRTY;
     default: return COUNT_OTHER;
@@ -139,6 +141,8 @@ static enum vcpu_exit handle(struct vcpu *vcpu, struct kvm_run *run)
     case KVM_EXIT_INTR:
     case KVM_EXIT_SET_TPR:
     case KVM_EXIT_HLT: return VCPU_KICKED;
+    case KVM_EXIT_X86_RDMSR:
+    case KVM_EXIT_X86_WRMSR: kvm_answer_msr(vcpu, run); return VCPU_KICKED;
     case KVM_EXIT_DIRTY_RING_FULL: kvm_dirty_collect(vcpu->vm); return VCPU_KICKED;
     case KVM_EXIT_SHUTDOWN: return VCPU_SHUTDOWN;
     case KVM_EXIT_INTERNAL_ERROR: return internal_error(vcpu, run);

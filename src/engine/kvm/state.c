@@ -263,14 +263,18 @@ static bool put_lapic(struct vcpu *vcpu, const struct vcpu_state *s, struct err 
 
 /* ---- what is between instructions ---- */
 
-/* An interrupt that was taken from the LAPIC but has not reached the guest goes back to it. */
+/* An interrupt that was taken from the LAPIC but has not reached the guest goes back to it. One of
+ * the PICs', which has been acknowledged there, travels as it is. */
 static void give_back(struct vcpu_state *s, uint8_t vector)
 {
     unsigned at = vector / 32 * 16;
     uint32_t bit = (uint32_t)BIT(vector % 32), isr = le32(s->lapic.regs + LAPIC_ISR + at);
 
-    if (!(isr & bit))
+    if (!(isr & bit)) {
+        s->interrupt_pending = true;
+        s->interrupt_vector = vector;
         return;
+    }
     put_le32(s->lapic.regs + LAPIC_ISR + at, isr & ~bit);
     put_le32(s->lapic.regs + LAPIC_IRR + at, le32(s->lapic.regs + LAPIC_IRR + at) | bit);
 }
@@ -316,6 +320,8 @@ static bool put_events(struct vcpu *vcpu, const struct vcpu_state *s, struct err
                       .nr = s->exception_vector,
                       .has_error_code = s->exception_has_code,
                       .error_code = s->exception_code},
+        .interrupt.injected = s->interrupt_pending,
+        .interrupt.nr = s->interrupt_vector,
         .interrupt.shadow = (uint8_t)((s->shadow_sti ? KVM_X86_SHADOW_INT_STI : 0) |
                                       (s->shadow_ss ? KVM_X86_SHADOW_INT_MOV_SS : 0)),
         .nmi = {.pending = s->nmi_pending, .masked = s->nmi_blocked},

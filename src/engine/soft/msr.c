@@ -71,6 +71,18 @@ static uint64_t *slot(struct soft_cpu *cpu, const struct msr_rule *r, uint32_t i
     return (uint64_t *)((uint8_t *)cpu->msr + r->offset) + (index - r->index);
 }
 
+bool msr_without_state(struct soft_cpu *cpu, uint32_t index, bool write, uint64_t *value)
+{
+    const struct msr_rule *r = find_rule(cpu, index);
+
+    if (!r)
+        return false;
+    if (write)
+        return (r->kind == KEEP_IGNORED || r->kind == KEEP_WRITE_ONLY) && !(*value & ~r->mask);
+    *value = r->kind == KEEP_CONSTANT ? r->mask : 0;
+    return r->kind == KEEP_CONSTANT || r->kind == KEEP_IGNORED;
+}
+
 /* Types 0 UC, 1 WC, 4 WT, 5 WP, 6 WB, and 7 UC- in the PAT. */
 static bool memory_types(uint64_t value, unsigned allowed)
 {

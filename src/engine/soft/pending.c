@@ -149,6 +149,18 @@ static void deliver_restored(struct soft_cpu *cpu)
     soft_raise(cpu, m->exception_vector, m->exception_has_code ? m->exception_code : NO_CODE);
 }
 
+/* The same for an interrupt. False: triple fault. */
+static bool deliver_acknowledged(struct soft_cpu *cpu)
+{
+    struct vcpu_state *m = cpu->msr;
+
+    if (!m->interrupt_pending)
+        return true;
+    m->interrupt_pending = false;
+    cpu->run = VCPU_RUNNABLE;
+    return soft_deliver(cpu, EVENT_EXTERNAL, m->interrupt_vector, NO_CODE);
+}
+
 /* What makes the next instruction run alone. */
 static void arm_step(struct soft_cpu *cpu)
 {
@@ -203,6 +215,8 @@ enum vcpu_exit soft_events(struct soft_cpu *cpu, bool *leave)
     cpu->shadow_sti = cpu->shadow_ss = false;
     clear_pending(cpu, PEND_TRAP);
     deliver_restored(cpu);
+    if (!deliver_acknowledged(cpu))
+        return VCPU_SHUTDOWN;
     if (!deliver_traps(cpu, shadow_ss, &done))
         return VCPU_SHUTDOWN;
     if ((pending & PEND_NMI) && !shadow && !done && !deliver_nmi(cpu, &done))

@@ -4,6 +4,7 @@
  * inside the sandbox; its vCPU takes on each caller's state for one instruction. */
 #include "engine/soft/step.h"
 #include "engine/soft/page.h"
+#include "engine/soft/system.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -70,7 +71,7 @@ static void bare(struct vcpu_state *to, const struct vcpu_state *from)
     *to = *from;
     to->lapic = (struct lapic_state){.base_msr = 0xfee00000};
     to->kvm_system_time = to->kvm_wall_clock = 0;
-    to->nmi_pending = to->exception_pending = false;
+    to->nmi_pending = to->exception_pending = to->interrupt_pending = false;
     to->run = VCPU_RUNNABLE;
 }
 
@@ -85,6 +86,7 @@ static void take_back(struct vcpu_state *to, const struct vcpu_state *from)
     to->tsc = old.tsc;
     to->cr8 = old.cr8;
     to->nmi_pending = old.nmi_pending;
+    to->interrupt_pending = old.interrupt_pending;
 }
 
 enum vcpu_exit soft_stepper_run(struct soft_stepper *s, struct vcpu_state *state, struct err *err)
@@ -98,6 +100,20 @@ enum vcpu_exit soft_stepper_run(struct soft_stepper *s, struct vcpu_state *state
     soft_engine.get(&s->vcpu, &s->state);
     take_back(state, &s->state);
     return exit;
+}
+
+bool soft_msr_plain(const struct cpu_model *model, uint32_t index, bool write, uint64_t *value)
+{
+    struct vm vm = {.model = model};
+    struct soft_cpu *cpu = calloc(1, sizeof *cpu); /* nothing of it is looked at but its model */
+    bool good;
+
+    if (!cpu)
+        return false;
+    cpu->vm = &vm;
+    good = msr_without_state(cpu, index, write, value);
+    free(cpu);
+    return good;
 }
 
 void soft_stepper_dirty(struct soft_stepper *s, struct mem_region *r)

@@ -19,6 +19,8 @@ void soft_stepper_close(struct soft_stepper *s); /* accepts NULL */
  * VCPU_KICKED: done; VCPU_SHUTDOWN: triple fault; VCPU_BROKEN: the soft engine cannot have such a
  * state, nothing happened, err says why. */
 enum vcpu_exit soft_stepper_run(struct soft_stepper *s, struct vcpu_state *state, struct err *err);
+/* An MSR that holds no state, as the soft engine answers for `model`; false: #GP. */
+bool soft_msr_plain(const struct cpu_model *model, uint32_t index, bool write, uint64_t *value);
 /* Adds the pages that such instructions wrote, as engine_ops.dirty does. */
 void soft_stepper_dirty(struct soft_stepper *s, struct mem_region *r);
 

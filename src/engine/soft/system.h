@@ -273,6 +273,8 @@ bool control_load_pdpte(struct soft_cpu *cpu,
 /* ---- msr.c ---- */
 bool msr_read(struct soft_cpu *cpu, uint32_t index, uint64_t *value); /* false: #GP */
 bool msr_write(struct soft_cpu *cpu, uint32_t index, uint64_t value);
+/* Of those that only answer, or take and forget. */
+bool msr_without_state(struct soft_cpu *cpu, uint32_t index, bool write, uint64_t *value);
 
 /* ---- pvclock.c ---- */
 void pvclock_system_time(struct soft_cpu *cpu, uint64_t msr);
