@@ -217,8 +217,9 @@ static void show_progress(const struct snapshot_options *o, json_t *job, bool la
     double percent = total > 0 ? 100 * done / total : 100;
 
     if (o->json)
-        printf("{\"status\": \"%s\", \"percent\": %.1f}\n", last ? "concluded" : "running",
-               last ? 100.0 : percent);
+        printf("{\"status\": \"%s\", \"percent\": %.1f, \"pause-us\": %lld}\n",
+               last ? "concluded" : "running", last ? 100.0 : percent,
+               (long long)json_integer_value(json_object_get(job, "x-hull-pause-us")));
     else if (isatty(STDERR_FILENO))
         fprintf(stderr, "\r%s %5.1f %%%s", o->dir, last ? 100.0 : percent, last ? "\n" : "");
     fflush(stdout);

@@ -66,7 +66,8 @@ static bool add_memory(struct machine *m, struct err *err)
 {
     const struct config *c = &m->config;
 
-    if (c->hugepages && !mem_use_huge(&m->mem, c->memory, err))
+    /* Saved memory is mapped from its file, whatever it was made of when it was saved. */
+    if (c->hugepages && !m->restore && !mem_use_huge(&m->mem, c->memory, err))
         return err_wrap(err, "--memory %lluM,hugepages=on", (unsigned long long)(c->memory >> 20));
     return check_host_memory(&m->config, err) && layout_init(&m->layout, m->config.memory, err) &&
            layout_add_ram(&m->layout, &m->mem, err) && (!m->restore || restore_memory(m, err));

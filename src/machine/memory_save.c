@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #define RUN_PAGES  256   /* in one write */
-#define LOOK_PAGES 16384 /* in one turn */
+#define LOOK_PAGES 4096  /* in one turn */
 
 static uint8_t zeroes[RUN_PAGES * PAGE_SIZE]; /* never written: the host's one zero page */
 
@@ -133,6 +133,8 @@ static bool exists(struct memory_saver *s, const struct mem_region *r, uint64_t 
         return true;
     if (page < s->data_from || page >= s->data_to) {
         from = lseek(r->fd, at, SEEK_DATA);
+        if (from < 0 && errno != ENXIO) /* huge pages cannot tell */
+            return true;
         if (from < 0)
             from = (off_t)(r->fd_offset + r->size);
         to = from == at ? lseek(r->fd, at, SEEK_HOLE) : from;
