@@ -5,7 +5,7 @@ _hull()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
 
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run image info help --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run snapshot restore clone image info help --help --version' -- "$cur")
         return
     fi
     case $prev in
@@ -14,12 +14,22 @@ _hull()
     --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name= tap,vhost=on,name=' -- "$cur"); return ;;
     --vsock) mapfile -t COMPREPLY < <(compgen -W '3,socket=' -- "$cur"); return ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio none file: unix:' -- "$cur"); return ;;
+    --base) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
     --kernel | --initrd | --disk | --qmp | --ssh-key | --output | -o) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $verb:$cur in
     run:-*)
         mapfile -t COMPREPLY < <(compgen -W "$(hull run --help 2>/dev/null | sed -n 's/^  \(--[a-z-]*\).*/\1/p')" \
             -- "$cur") ;;
+    snapshot:-*)
+        mapfile -t COMPREPLY < <(compgen -W '--qmp --base --copy-disks --stop --progress --help' -- "$cur") ;;
+    restore:-*)
+        mapfile -t COMPREPLY < <(compgen -W '--temporary --paused --qmp --serial --console --net --name --engine --timeout
+            --user --exit-on-panic --no-sandbox --help' -- "$cur") ;;
+    clone:-*)
+        mapfile -t COMPREPLY < <(compgen -W '--count --json --qmp --serial --console --net --name --engine --timeout --user
+            --exit-on-panic --no-sandbox --help' -- "$cur") ;;
+    snapshot:* | restore:* | clone:*) mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
     info:*) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$cur") ;;
     image:-*)
         mapfile -t COMPREPLY < <(compgen -W "$(hull image build --help 2>/dev/null | sed -n 's/^  \(-o,\|   \) \(--[a-z-]*\) .*/\2/p')" \
