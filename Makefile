@@ -74,7 +74,7 @@ tsan:
 	    tools/run-tests $(BUILD)-tsan $(TSAN_TESTS) --timeout-multiplier 5
 
 coverage:
-	@tools/setup build test
+	@tools/setup build test coverage
 	@[ -d $(BUILD)-coverage ] || meson setup $(BUILD)-coverage -Db_coverage=true >/dev/null
 	@tools/run-tests $(BUILD)-coverage --suite unit
 	@ninja -C $(BUILD)-coverage coverage-text
