@@ -131,6 +131,9 @@ static int start(void)
     if (!machine_open_saved(&machine, &config, saved, &err))
         return failed(&err);
     if (loop_watch(machine.loop, &signals, &err) && machine_start(&machine, &err)) {
+        if (machine.engine_note[0])
+            log_warn("the soft engine runs this machine, not KVM: %s; --quiet hides this",
+                     machine.engine_note);
         report_start();
         status = machine_run(&machine);
     } else

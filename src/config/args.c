@@ -165,6 +165,12 @@ static bool read_no_sandbox(struct config *c, const char *value, struct err *err
     return true;
 }
 
+static bool read_quiet(struct config *c, const char *value, struct err *err)
+{
+    c->quiet = true;
+    return true;
+}
+
 static bool read_no_balloon(struct config *c, const char *value, struct err *err)
 {
     c->balloon = false;
@@ -184,7 +190,7 @@ static bool read_later(struct config *c, const char *value, struct err *err)
 static const struct option options[] = {
     {"--name", "NAME", "what the machine is called in lists, logs and its process title", TEXT(name)},
     {"--engine", "auto|kvm|soft", "what runs the guest's code; auto measures (default)", TEXT(engine)},
-    {"--cpu", "MODEL[,+feature,-feature]", "x86-64-v2 (default), x86-64-v3, host", TEXT(cpu)},
+    {"--cpu", "MODEL[,+feature,-feature][,hyperv=on]", "x86-64-v2 (default), x86-64-v3, host, ...: hull info --cpu lists them", TEXT(cpu)},
     {"--cpus", "N", "virtual CPUs (default 1)", .read = read_cpus},
     {"--memory", "SIZE", "guest memory, K, M, G (default 512M); SIZE,hugepages=on: of reserved huge pages",
      .read = read_memory},
@@ -208,6 +214,7 @@ static const struct option options[] = {
     {"--exit-on-panic", NULL, "end with status 3 when the guest reports a panic", .read = read_panic},
     {"--debug-exit", NULL, "add the isa-debug-exit port 0xf4: the guest chooses the exit status", .read = read_debug_exit},
     {"--no-balloon", NULL, "leave the memory balloon out", .read = read_no_balloon},
+    {"--quiet", NULL, "do not say why the soft engine runs where KVM was wanted", .read = read_quiet},
     {"--user", "NAME", "when root: run the machine as this user", TEXT(user)},
     {"--no-sandbox", NULL, "no seccomp filter and no file fence: for debugging hull itself", .read = read_no_sandbox},
 };

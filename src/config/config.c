@@ -50,6 +50,7 @@ const struct field config_fields[] = {
     FIELD(struct config, fresh_identity, 1),
     FIELD_TEXT(struct config, user),
     FIELD(struct config, sandbox, 1),
+    FIELD(struct config, quiet, 1),
     {0},
 };
 

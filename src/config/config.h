@@ -66,6 +66,7 @@ struct config {
     bool fresh_identity;       /* a clone: new VMGenID and MACs */
     char user[64];             /* drop to this user when started as root */
     bool sandbox;
+    bool quiet; /* nothing about why it is not KVM */
 };
 
 void config_defaults(struct config *c);

@@ -85,6 +85,8 @@ static bool add_cpus(struct machine *m, struct err *err)
     if (m->restore && !restore_model(m, err))
         return false;
     log_info("engine %s: %s", choice.ops->name, choice.reason);
+    if (choice.second_best && !m->config.quiet)
+        snprintf(m->engine_note, sizeof m->engine_note, "%s", choice.reason);
     m->vm.mem = &m->mem;
     m->vm.mmio = &m->mmio;
     m->vm.pio = &m->pio;

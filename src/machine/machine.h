@@ -49,6 +49,7 @@ struct machine {
     struct board board;
     struct vm vm;
     struct cpu_model model;
+    char engine_note[300]; /* why it is not KVM, if that is worth telling */
     struct layout layout;
     uint8_t uuid[16]; /* RFC 4122 order; SMBIOS shows it */
     /* Snapshots: what is being restored, what is being taken, the last one taken or restored. */

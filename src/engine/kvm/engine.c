@@ -31,14 +31,27 @@ bool kvm_check_version(int fd, struct err *err)
                    version, KVM_API_VERSION);
 }
 
+/* What to do depends on the processor: it may not have what KVM needs. */
+static void no_device(struct err *err)
+{
+    const uint8_t *host = host_features();
+    const char *todo = "enable virtualization in the firmware";
+
+    if (host[X86_F_VMX])
+        todo = "modprobe kvm_intel, or pass the device into this container";
+    else if (host[X86_F_SVM])
+        todo = "modprobe kvm_amd, or pass the device into this container";
+    else if (host[X86_F_HYPERVISOR])
+        todo = "this host is a virtual machine whose hypervisor must allow nested virtualization";
+    err_set(err, ENOENT, "there is no /dev/kvm (%s)", todo);
+}
+
 int kvm_open_device(struct err *err)
 {
     int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 
     if (fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO)) {
-        err_set(err, ENOENT,
-                "there is no /dev/kvm (modprobe kvm_intel or kvm_amd, or enable virtualization in "
-                "the firmware)");
+        no_device(err);
         return -1;
     }
     if (fd < 0 && (errno == EACCES || errno == EPERM)) {

@@ -53,6 +53,8 @@ static inline struct kvm_vm *kvm_of(struct vm *vm)
 /* ---- engine.c ---- */
 /* Opens /dev/kvm and checks its version; -1: err says which group or module is missing. */
 int kvm_open_device(struct err *err);
+/* What the engine cannot do without. */
+bool kvm_check_capabilities(int sys, struct err *err);
 void kvm_engine_kick(struct vcpu *vcpu);
 /* The steps of opening that may fail for the host's sake. */
 bool kvm_check_version(int fd, struct err *err);

@@ -40,20 +40,26 @@ static bool probe_memory(struct probe *p)
     return ioctl(p->vm, KVM_SET_USER_MEMORY_REGION, &m) == 0;
 }
 
-static bool probe_open(struct probe *p, struct err *err)
+static bool open_machine(struct probe *p, struct err *err)
 {
-    int size;
-
     p->sys = kvm_open_device(err);
-    if (p->sys < 0)
+    if (p->sys < 0 || !kvm_check_capabilities(p->sys, err))
         return false;
     do
         p->vm = ioctl(p->sys, KVM_CREATE_VM, 0);
     while (p->vm < 0 && errno == EINTR);
     if (p->vm < 0 && errno == EBUSY)
-        return err_set(err, EBUSY, "another hypervisor holds the processor's virtualization");
-    if (p->vm < 0)
-        return err_set(err, errno, "/dev/kvm creates no machine: %s", strerror(errno));
+        return err_set(err, EBUSY,
+                       "another hypervisor holds the processor's virtualization: end it");
+    return p->vm >= 0 || err_set(err, errno, "/dev/kvm creates no machine: %s", strerror(errno));
+}
+
+static bool probe_open(struct probe *p, struct err *err)
+{
+    int size;
+
+    if (!open_machine(p, err))
+        return false;
     size = ioctl(p->sys, KVM_GET_VCPU_MMAP_SIZE, 0);
     /* KVM's own pages on some Intel CPUs; harmless elsewhere */
     if (size > 0 && !ioctl(p->vm, KVM_SET_TSS_ADDR, 0xfeffd000ul) && probe_memory(p))
@@ -116,6 +122,15 @@ static bool measure(struct probe *p, struct kvm_speed *speed)
     speed->exit_us = (double)empty / 1000;
     speed->mips = 2.0 * TURNS * 1000 / (double)(full > empty + 100 ? full - empty : 100);
     return true;
+}
+
+bool kvm_usable(struct err *err)
+{
+    struct probe p = {.sys = -1, .vm = -1, .cpu = -1, .run = MAP_FAILED, .memory = MAP_FAILED};
+    bool good = open_machine(&p, err);
+
+    probe_close(&p);
+    return good;
 }
 
 bool kvm_measure(struct kvm_speed *speed, struct err *err)

@@ -58,6 +58,8 @@ void host_identity(char vendor[13], uint32_t *signature, char brand[49])
     for (unsigned i = 0; i < 3; i++)
         if (__get_cpuid(0x80000002 + i, &out[0], &out[1], &out[2], &out[3]))
             memcpy(brand + 16 * i, out, 16);
+    for (size_t len = strlen(brand); len && brand[len - 1] == ' '; len--)
+        brand[len - 1] = 0;
 }
 
 const uint8_t *host_features(void)

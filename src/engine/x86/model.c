@@ -397,6 +397,27 @@ bool cpu_model_check(const char *text, struct err *err)
     return read_words(text, &preset, &w, err);
 }
 
+/* Paravirtual features and what no soft engine has are no gaps of a model. */
+bool cpu_model_gaps(const char *name, const struct cpu_offer *offer, uint8_t lacks[X86_F_COUNT],
+                    uint8_t without[X86_F_COUNT])
+{
+    struct err err;
+    const struct cpu_preset *p = find_preset(name, &err);
+
+    memset(lacks, 0, X86_F_COUNT);
+    memset(without, 0, X86_F_COUNT);
+    if (!p)
+        return false;
+    for (const uint8_t *const *list = p->needs; *list; list++)
+        for (const uint8_t *f = *list; *f; f++)
+            lacks[*f] = offer->feature[*f] == CPU_LACKS;
+    for (const uint8_t *const *list = p->extras; *list; list++)
+        for (const uint8_t *f = *list; *f; f++)
+            without[*f] = offer->feature[*f] == CPU_LACKS && !lacks[*f] && !is_paravirtual(*f) &&
+                          feature_how[*f] != VIRT;
+    return true;
+}
+
 void cpu_offer_soft(struct cpu_offer *offer)
 {
     *offer = (struct cpu_offer){

@@ -87,6 +87,11 @@ void cpu_model_cpuid(const struct cpu_model *model, const struct cpuid_context *
 /* Sub-leaves that tell something: 0 if the number does not matter. */
 unsigned cpu_model_subleaves(uint32_t leaf);
 
+/* What the named model is short of with this offer: what it stands for (then it is no model here),
+ * and what it would have taken. 1 for each; false: no such model. */
+bool cpu_model_gaps(const char *name, const struct cpu_offer *offer, uint8_t lacks[X86_F_COUNT],
+                    uint8_t without[X86_F_COUNT]);
+
 /* Model names for --help, in the order to show them; NULL after the last. */
 const char *const *cpu_model_names(void);
 /* A line about each, in the same order. */
