@@ -40,6 +40,9 @@ void vcpu_state_reset(struct vcpu_state *s, bool boot_cpu, unsigned id)
     s->pat = 0x0007040600070406;
     s->misc_enable = 0x1801;
     s->bios_sign = 1ull << 32;
+    s->kvm_poll_control = 1;
+    for (unsigned i = 0; i < ARRAY_SIZE(s->hv_sint); i++)
+        s->hv_sint[i] = 0x10000; /* masked */
     s->run = boot_cpu ? VCPU_RUNNABLE : VCPU_WAIT_SIPI;
     put_le16(s->xsave, 0x40);        /* x87 control word */
     s->xsave[4] = 0xff;              /* abridged tags: all registers hold zero */
@@ -131,5 +134,19 @@ const struct field vcpu_state_fields[] = {
     FIELD_BYTES(struct vcpu_state, xsave),
     STATEBOOL(interrupt_pending),
     FIELD(struct vcpu_state, interrupt_vector, 255),
+    STATE64(kvm_async_pf), /* version 3 */
+    STATE64(kvm_async_pf_int),
+    STATE64(kvm_steal_time),
+    STATE64(kvm_pv_eoi),
+    STATE64(kvm_poll_control),
+    STATE64(hv_guest_os_id),
+    STATE64(hv_hypercall),
+    STATE64(hv_tsc_page),
+    STATE64(hv_vp_assist),
+    STATE64(hv_scontrol),
+    STATE64(hv_siefp),
+    STATE64(hv_simp),
+    STATE64S(hv_sint),
+    STATE64S(hv_stimer),
     {0},
 };

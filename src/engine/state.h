@@ -51,6 +51,10 @@ struct vcpu_state {
     uint64_t pat, tsc, tsc_adjust, tsc_aux, misc_enable, spec_ctrl, bios_sign;
     uint64_t mtrr_def, mtrr_fix[11], mtrr_base[8], mtrr_mask[8];
     uint64_t kvm_wall_clock, kvm_system_time, mcg_status;
+    uint64_t kvm_async_pf, kvm_async_pf_int, kvm_steal_time, kvm_pv_eoi, kvm_poll_control;
+    /* Hyper-V's; the first three are the machine's, and vCPU 0 holds them */
+    uint64_t hv_guest_os_id, hv_hypercall, hv_tsc_page, hv_vp_assist;
+    uint64_t hv_scontrol, hv_siefp, hv_simp, hv_sint[16], hv_stimer[8];
     /* what is between instructions */
     bool shadow_sti, shadow_ss, nmi_blocked, nmi_pending;
     uint8_t run; /* enum vcpu_run */
@@ -65,7 +69,7 @@ struct vcpu_state {
     uint8_t xsave[1024]; /* standard format, host order: legacy area, header, AVX state */
 };
 
-#define VCPU_STATE_VERSION 2
+#define VCPU_STATE_VERSION 3
 extern const struct field vcpu_state_fields[];
 
 #endif

@@ -82,7 +82,7 @@ static bool add_cpus(struct machine *m, struct err *err)
         return false;
     if (!cpu_model_make(&m->model, m->config.cpu, &offer, err))
         return err_wrap(err, "--cpu %s", m->config.cpu);
-    if (m->restore && !restore_model(m, err))
+    if (m->restore && !restore_model(m, &offer, err))
         return false;
     log_info("engine %s: %s", choice.ops->name, choice.reason);
     if (choice.second_best && !m->config.quiet)

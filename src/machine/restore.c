@@ -180,30 +180,36 @@ static bool named(const char *list, const char *word)
     return false;
 }
 
-/* The first feature in the saved list that this model lacks; NULL: none. */
-static const char *missing_feature(const struct cpu_model *model, char *list)
+/* Adds what the saved list has and this model left out, as far as it is offered; the first that is
+ * not, NULL: none. */
+static const char *missing_feature(struct cpu_model *model, const struct cpu_offer *offer,
+                                   char *list)
 {
     char *rest = NULL;
 
     for (char *word = strtok_r(list, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
         bool there = false;
 
-        for (unsigned i = 0; i < ARRAY_SIZE(feature_name) && !there; i++)
-            there = feature_name[i] && !strcmp(feature_name[i], word) && model->feature[i];
+        for (unsigned i = 0; i < ARRAY_SIZE(feature_name) && !there; i++) {
+            there = feature_name[i] && !strcmp(feature_name[i], word) &&
+                    (model->feature[i] || offer->feature[i] != CPU_LACKS);
+            if (there)
+                model->feature[i] = 1;
+        }
         if (!there)
             return word;
     }
     return NULL;
 }
 
-bool restore_model(struct machine *m, struct err *err)
+bool restore_model(struct machine *m, const struct cpu_offer *offer, struct err *err)
 {
     const struct layer *l = m->restore->layer[0];
     char list[sizeof l->saved->facts.features];
     const char *missing;
 
     memcpy(list, l->saved->facts.features, sizeof list);
-    missing = missing_feature(&m->model, list);
+    missing = missing_feature(&m->model, offer, list);
     if (missing)
         return err_set(err, ENOTSUP,
                        "%s: its CPU has the feature %s, which this host or engine lacks: save with "

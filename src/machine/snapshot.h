@@ -30,7 +30,7 @@ struct restore *restore_read(const char *dir, struct err *err);
 /* What config and snapshot both say must agree; memory added from now on comes from its file. */
 bool restore_open(struct machine *m, struct err *err);
 /* The CPU model as it was saved; before the engine opens. */
-bool restore_model(struct machine *m, struct err *err);
+bool restore_model(struct machine *m, const struct cpu_offer *offer, struct err *err);
 /* Memory's layers below the first, once the regions are there. */
 bool restore_memory(struct machine *m, struct err *err);
 /* All state into a machine that is assembled and has not run: it is paused afterwards. */

@@ -168,6 +168,28 @@ static void fill_range(struct vcpu *vcpu, struct table *t, uint32_t first)
     }
 }
 
+static bool enable(int fd, uint32_t cap, uint64_t arg)
+{
+    const struct kvm_enable_cap e = {.cap = cap, .args = {arg}};
+
+    return ioctl(fd, KVM_ENABLE_CAP, &e) == 0;
+}
+
+/* Registers that CPUID does not offer are not there, as on the soft engine. Kernels that cannot
+ * hide them show guests more than they look for. */
+static bool enforce(struct vcpu *vcpu, struct err *err)
+{
+    const struct kvm_cpu *cpu = vcpu->priv;
+    const struct cpu_model *model = &kvm_of(vcpu->vm)->model;
+
+    (void)enable(cpu->fd, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1);
+    if (!model->hyperv)
+        return true;
+    (void)enable(cpu->fd, KVM_CAP_HYPERV_ENFORCE_CPUID, 1);
+    return !(model->hv.access & HV_ACCESS_SYNIC) || enable(cpu->fd, KVM_CAP_HYPERV_SYNIC2, 0) ||
+           err_set(err, errno, "KVM does not switch on Hyper-V's timers: %s", strerror(errno));
+}
+
 bool kvm_set_cpuid(struct vcpu *vcpu, struct err *err)
 {
     struct kvm_vm *kvm = kvm_of(vcpu->vm);
@@ -181,6 +203,7 @@ bool kvm_set_cpuid(struct vcpu *vcpu, struct err *err)
     if (kvm->model.feature[X86_F_HYPERVISOR])
         fill_range(vcpu, &table, 0x40000000);
     fill_range(vcpu, &table, 0x80000000);
-    return ioctl(cpu->fd, KVM_SET_CPUID2, &table) == 0 ||
-           err_set(err, errno, "KVM refuses the CPU model: %s", strerror(errno));
+    if (ioctl(cpu->fd, KVM_SET_CPUID2, &table))
+        return err_set(err, errno, "KVM refuses the CPU model: %s", strerror(errno));
+    return enforce(vcpu, err);
 }

@@ -137,6 +137,10 @@ static enum vcpu_exit handle(struct vcpu *vcpu, struct kvm_run *run)
         if (vcpu->vm->events->eoi)
             vcpu->vm->events->eoi(vcpu->vm, run->eoi.vector);
         return VCPU_KICKED;
+    case KVM_EXIT_HYPERV: /* the kernel serves what CPUID offers; other calls do not exist */
+        if (run->hyperv.type == KVM_EXIT_HYPERV_HCALL)
+            run->hyperv.u.hcall.result = 2; /* invalid hypercall code */
+        return VCPU_KICKED;
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_INTR:
     case KVM_EXIT_SET_TPR:

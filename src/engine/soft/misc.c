@@ -154,5 +154,9 @@ void op_vmcall(struct soft_cpu *cpu, const struct insn *in)
 {
     int64_t answer = cpu->cpl ? -1 : -1000; /* KVM_EPERM, KVM_ENOSYS */
 
+    if (cpu->vm->model->hyperv) {
+        soft_hyperv_call(cpu);
+        return;
+    }
     cpu->reg[0] = code64(cpu) ? (uint64_t)answer : (uint32_t)answer;
 }

@@ -52,6 +52,13 @@ static const struct msr_rule rules[] = {
     STORED(MSR_FMASK, KEEP_MASK, fmask, 0xffffffff, X86_F_LM),
     STORED(MSR_KERNEL_GS_BASE, KEEP_CANONICAL, kernel_gs_base, 0, X86_F_LM),
     STORED(MSR_TSC_AUX, KEEP_MASK, tsc_aux, 0xffffffff, X86_F_RDTSCP),
+    /* Of KVM's guests that come here: kept, and nothing ever happens by them. */
+    STORED(MSR_KVM_ASYNC_PF, KEEP_MASK, kvm_async_pf, ~0x30ull, X86_F_KVM_ASYNCPF),
+    STORED(MSR_KVM_ASYNC_PF_INT, KEEP_MASK, kvm_async_pf_int, 0xff, X86_F_KVM_ASYNCPF_INT),
+    {MSR_KVM_ASYNC_PF_ACK, 1, KEEP_IGNORED, X86_F_KVM_ASYNCPF_INT, 0, UINT64_MAX},
+    STORED(MSR_KVM_STEAL_TIME, KEEP_MASK, kvm_steal_time, ~0x3eull, X86_F_KVM_STEAL_TIME),
+    STORED(MSR_KVM_PV_EOI, KEEP_MASK, kvm_pv_eoi, ~2ull, X86_F_KVM_PV_EOI),
+    STORED(MSR_KVM_POLL_CONTROL, KEEP_MASK, kvm_poll_control, 1, X86_F_KVM_POLL_CONTROL),
 };
 /* clang-format on */
 
@@ -130,9 +137,20 @@ static bool is_apic(uint32_t index)
            (index >= MSR_X2APIC_BASE && index < MSR_X2APIC_BASE + 0x40);
 }
 
+static bool is_hyperv(uint32_t index)
+{
+    return index >= MSR_HV_GUEST_OS_ID && index < MSR_HV_GUEST_OS_ID + 0x200;
+}
+
 static bool is_variable_mtrr(struct soft_cpu *cpu, uint32_t index)
 {
     return index >= 0x200 && index < 0x210 && soft_has(cpu, X86_F_MTRR);
+}
+
+/* The old numbers belong to a feature that is not offered. */
+static bool has_kvmclock(struct soft_cpu *cpu, uint32_t index)
+{
+    return index >= MSR_KVM_WALL_CLOCK_NEW && soft_has(cpu, X86_F_KVMCLOCK);
 }
 
 bool msr_read(struct soft_cpu *cpu, uint32_t index, uint64_t *value)
@@ -141,6 +159,8 @@ bool msr_read(struct soft_cpu *cpu, uint32_t index, uint64_t *value)
 
     if (is_apic(index))
         return soft_apic_msr_read(cpu, index, value);
+    if (is_hyperv(index))
+        return soft_hyperv_read(cpu, index, value);
     if (is_variable_mtrr(cpu, index)) {
         *value = *variable_mtrr(cpu, index);
         return true;
@@ -155,9 +175,11 @@ bool msr_read(struct soft_cpu *cpu, uint32_t index, uint64_t *value)
     case MSR_FS_BASE: *value = cpu->seg[SEG_FS].base; return soft_has(cpu, X86_F_LM);
     case MSR_GS_BASE: *value = cpu->seg[SEG_GS].base; return soft_has(cpu, X86_F_LM);
     case MSR_KVM_WALL_CLOCK:
-    case MSR_KVM_WALL_CLOCK_NEW: *value = cpu->msr->kvm_wall_clock; return true;
+    case MSR_KVM_WALL_CLOCK_NEW: *value = cpu->msr->kvm_wall_clock; return has_kvmclock(cpu, index);
     case MSR_KVM_SYSTEM_TIME:
-    case MSR_KVM_SYSTEM_TIME_NEW: *value = cpu->msr->kvm_system_time; return true;
+    case MSR_KVM_SYSTEM_TIME_NEW:
+        *value = cpu->msr->kvm_system_time;
+        return has_kvmclock(cpu, index);
     }
     r = find_rule(cpu, index);
     if (!r || r->kind == KEEP_WRITE_ONLY)
@@ -219,6 +241,8 @@ bool msr_write(struct soft_cpu *cpu, uint32_t index, uint64_t value)
 
     if (is_apic(index))
         return soft_apic_msr_write(cpu, index, value);
+    if (is_hyperv(index))
+        return soft_hyperv_write(cpu, index, value);
     if (is_variable_mtrr(cpu, index))
         return write_variable_mtrr(cpu, index, value);
     switch (index) {
@@ -236,11 +260,15 @@ bool msr_write(struct soft_cpu *cpu, uint32_t index, uint64_t value)
     case MSR_GS_BASE: return write_base(cpu, SEG_GS, value);
     case MSR_KVM_WALL_CLOCK:
     case MSR_KVM_WALL_CLOCK_NEW:
+        if (!has_kvmclock(cpu, index))
+            return false;
         cpu->msr->kvm_wall_clock = value;
         pvclock_wall_clock(cpu, value);
         return true;
     case MSR_KVM_SYSTEM_TIME:
     case MSR_KVM_SYSTEM_TIME_NEW:
+        if (!has_kvmclock(cpu, index))
+            return false;
         cpu->msr->kvm_system_time = value;
         pvclock_system_time(cpu, value);
         return true;

@@ -280,4 +280,9 @@ bool msr_without_state(struct soft_cpu *cpu, uint32_t index, bool write, uint64_
 void pvclock_system_time(struct soft_cpu *cpu, uint64_t msr);
 void pvclock_wall_clock(struct soft_cpu *cpu, uint64_t msr);
 
+/* hyperv.c: Hyper-V's MSRs (false: #GP) and calls. */
+bool soft_hyperv_read(struct soft_cpu *cpu, uint32_t index, uint64_t *value);
+bool soft_hyperv_write(struct soft_cpu *cpu, uint32_t index, uint64_t value);
+void soft_hyperv_call(struct soft_cpu *cpu);
+
 #endif

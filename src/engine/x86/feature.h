@@ -42,12 +42,12 @@ enum x86_cpuid_reg { X86_EAX, X86_EBX, X86_ECX, X86_EDX };
     X(INVTSC, "invtsc", 0x80000007, 0, EDX, 8, SOFT) \
     /* KVM's paravirtual features: Linux Documentation/virt/kvm/x86/cpuid.rst */ \
     X(KVM_NOP_IO_DELAY, "kvm-nopiodelay", 0x40000001, 0, EAX, 1, SOFT) X(KVMCLOCK, "kvmclock", 0x40000001, 0, EAX, 3, SOFT) \
-    X(KVM_ASYNCPF, "kvm-asyncpf", 0x40000001, 0, EAX, 4, VIRT) X(KVM_STEAL_TIME, "kvm-steal-time", 0x40000001, 0, EAX, 5, VIRT) \
-    X(KVM_PV_EOI, "kvm-pv-eoi", 0x40000001, 0, EAX, 6, VIRT) X(KVM_PV_UNHALT, "kvm-pv-unhalt", 0x40000001, 0, EAX, 7, VIRT) \
-    X(KVM_PV_TLB_FLUSH, "kvm-pv-tlb-flush", 0x40000001, 0, EAX, 9, VIRT) X(KVM_PV_IPI, "kvm-pv-ipi", 0x40000001, 0, EAX, 11, VIRT) \
-    X(KVM_POLL_CONTROL, "kvm-poll-control", 0x40000001, 0, EAX, 12, VIRT) \
+    X(KVM_ASYNCPF, "kvm-asyncpf", 0x40000001, 0, EAX, 4, SOFT) X(KVM_STEAL_TIME, "kvm-steal-time", 0x40000001, 0, EAX, 5, SOFT) \
+    X(KVM_PV_EOI, "kvm-pv-eoi", 0x40000001, 0, EAX, 6, SOFT) X(KVM_PV_UNHALT, "kvm-pv-unhalt", 0x40000001, 0, EAX, 7, VIRT) \
+    X(KVM_PV_TLB_FLUSH, "kvm-pv-tlb-flush", 0x40000001, 0, EAX, 9, SOFT) X(KVM_PV_IPI, "kvm-pv-ipi", 0x40000001, 0, EAX, 11, VIRT) \
+    X(KVM_POLL_CONTROL, "kvm-poll-control", 0x40000001, 0, EAX, 12, SOFT) \
     X(KVM_PV_SCHED_YIELD, "kvm-pv-sched-yield", 0x40000001, 0, EAX, 13, VIRT) \
-    X(KVM_ASYNCPF_INT, "kvm-asyncpf-int", 0x40000001, 0, EAX, 14, VIRT) \
+    X(KVM_ASYNCPF_INT, "kvm-asyncpf-int", 0x40000001, 0, EAX, 14, SOFT) \
     X(KVMCLOCK_STABLE, "kvmclock-stable-bit", 0x40000001, 0, EAX, 24, SOFT) \
     /* Only on KVM */ \
     X(VMX, "vmx", 1, 0, ECX, 5, VIRT) X(SVM, "svm", 0x80000001, 0, ECX, 2, VIRT) X(SS, "ss", 1, 0, EDX, 27, VIRT) \

@@ -227,7 +227,7 @@ static void want_preset(struct cpu_model *model, const struct cpu_preset *p,
             model->feature[*f] = 1;
     for (const uint8_t *const *list = p->extras; *list; list++)
         for (const uint8_t *f = *list; *f; f++)
-            model->feature[*f] |= offer->feature[*f] != CPU_LACKS;
+            model->feature[*f] |= offer->feature[*f] == CPU_OFFERS;
     if (!p->signature)
         for (unsigned f = 1; f < X86_F_COUNT; f++)
             model->feature[f] = offer->feature[f] == CPU_OFFERS;
@@ -420,6 +420,14 @@ bool cpu_model_gaps(const char *name, const struct cpu_offer *offer, uint8_t lac
 
 void cpu_offer_soft(struct cpu_offer *offer)
 {
+    /* The first three cost the soft engine more than they give. The others are for machines that
+     * come from KVM: their registers are there, and the host never uses them. */
+    static const uint8_t on_request[] = {
+        X86_F_PCID,        X86_F_INVPCID,          X86_F_SMAP,
+        X86_F_KVM_ASYNCPF, X86_F_KVM_ASYNCPF_INT,  X86_F_KVM_STEAL_TIME,
+        X86_F_KVM_PV_EOI,  X86_F_KVM_PV_TLB_FLUSH, X86_F_KVM_POLL_CONTROL,
+    };
+
     *offer = (struct cpu_offer){
         .who = "the soft engine on this host",
         .vendor = "GenuineIntel",
@@ -430,7 +438,13 @@ void cpu_offer_soft(struct cpu_offer *offer)
     for (unsigned f = 1; f < X86_F_COUNT; f++)
         offer->feature[f] =
             feature_how[f] == SOFT || (feature_how[f] == HOST && host_features()[f]);
-    /* They cost the soft engine more than they give. */
-    offer->feature[X86_F_PCID] = offer->feature[X86_F_INVPCID] = offer->feature[X86_F_SMAP] =
-        CPU_ON_REQUEST;
+    for (unsigned i = 0; i < ARRAY_SIZE(on_request); i++)
+        offer->feature[on_request[i]] = CPU_ON_REQUEST;
+    offer->hv = (struct cpu_hyperv){
+        .access = HV_ACCESS_REF_COUNT | HV_ACCESS_APIC | HV_ACCESS_HYPERCALL | HV_ACCESS_VP_INDEX |
+                  HV_ACCESS_REF_TSC | HV_ACCESS_FREQUENCY,
+        .misc = HV_MISC_FREQUENCY,
+        .advice = HV_ADVICE_RELAXED,
+        .spins = UINT32_MAX,
+    };
 }
