@@ -10,7 +10,7 @@ _hull()
     fi
     case $prev in
     --engine) mapfile -t COMPREPLY < <(compgen -W 'auto kvm soft' -- "$cur"); return ;;
-    --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v2 x86-64-v3 host' -- "$cur"); return ;;
+    --cpu) mapfile -t COMPREPLY < <(compgen -W "$(hull info --json 2>/dev/null | sed -n '/"cpu_models"/,/]/s/^    "\(.*\)",*$/\1/p')" -- "$cur"); return ;;
     --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name= tap,vhost=on,name=' -- "$cur"); return ;;
     --vsock) mapfile -t COMPREPLY < <(compgen -W '3,socket=' -- "$cur"); return ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio none file: unix:' -- "$cur"); return ;;
@@ -30,7 +30,7 @@ _hull()
         mapfile -t COMPREPLY < <(compgen -W '--count --json --qmp --serial --console --net --name --engine --timeout --user
             --exit-on-panic --no-sandbox --help' -- "$cur") ;;
     snapshot:* | restore:* | clone:*) mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
-    info:*) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$cur") ;;
+    info:*) mapfile -t COMPREPLY < <(compgen -W '--cpu --json --help' -- "$cur") ;;
     image:-*)
         mapfile -t COMPREPLY < <(compgen -W "$(hull image build --help 2>/dev/null | sed -n 's/^  \(-o,\|   \) \(--[a-z-]*\) .*/\2/p')" \
             -- "$cur") ;;

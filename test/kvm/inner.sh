@@ -34,7 +34,7 @@ boot() { # NAME OPTIONS...: the kernel and initramfs of the share, to poweroff
     name=$1
     shift
     try "$name" 200 hull run --engine kvm --kernel "$share/vmlinuz" --initrd "$share/l2.cpio.gz" \
-        --append "console=ttyS0 quiet panic=-1" --cpu x86-64-v2,-xsave --memory 256M --timeout 180 "$@"
+        --append "console=ttyS0 quiet panic=-1" --cpu "${cpu:-x86-64-v2,-xsave}" --memory 256M --timeout 180 "$@"
 }
 
 if [ ! -e /dev/kvm ]; then
@@ -50,6 +50,7 @@ fi
 while read -r name; do
     try "unit-$name" 120 "$name"
 done <"$share/units/list"
+try unit-cpuid 200 sh "$share/cpuid.sh" "$share/guests/cpuid.img"
 case $suite in
 short) step=9 only= ;;
 all) step=1 only= ;;
@@ -70,5 +71,9 @@ for cpus in 2 1; do
     boot "boot-$cpus" --cpus "$cpus" --net user --disk "$tmp/disk,format=raw"
     [ "$suite" = all ] || break
 done
+if [ "$suite" = all ]; then
+    cpu=x86-64-v2,-xsave,hyperv=on boot boot-1-hyperv --net user --disk "$tmp/disk,format=raw"
+    cpu=host,-xsave boot boot-2-host --cpus 2 --net user --disk "$tmp/disk,format=raw"
+fi
 [ "$suite" != all ] || [ ! -e /dev/vhost-net ] || [ ! -e "$share/bin/vsock-cat" ] || try vhost 240 sh "$share/vhost.sh" "$share" "$tmp"
 echo "@finished" >&9

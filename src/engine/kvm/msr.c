@@ -117,6 +117,10 @@ void kvm_get_msrs(struct vcpu *vcpu, struct vcpu_state *state)
         struct kvm_msr_entry entry;
     } deadline = {.head.nmsrs = 1, .entry.index = MSR_TSC_DEADLINE};
 
+    /* What a register that is not there would hold: as after power-on. */
+    state->kvm_poll_control = 1;
+    for (unsigned i = 0; i < ARRAY_SIZE(state->hv_sint); i++)
+        state->hv_sint[i] = 0x10000;
     make_list(vcpu, &list, state);
     for (unsigned at = 0; at < list.head.nmsrs; at++) /* past what stopped it: that stays 0 */
         at = transfer(cpu->fd, KVM_GET_MSRS, &list, at);
