@@ -226,7 +226,9 @@ static void set_pending(struct soft_cpu *cpu, const struct vcpu_state *s)
     if (s->nmi_pending)
         pending |= PEND_NMI;
     cpu->intr_waiting = false;
-    atomic_store(&cpu->pending, pending);
+    if (cpu->jit)
+        pending |= PEND_CODE; /* memory may come with the state */
+    atomic_store(&cpu->pending, pending | (atomic_load(&cpu->pending) & PEND_REQUEST));
 }
 
 static void set_segments(struct soft_cpu *cpu, const struct vcpu_state *s)

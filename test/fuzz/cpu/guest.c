@@ -226,7 +226,7 @@ void guest_run(enum side side, const struct fuzz_case *c, struct fuzz_state *end
     memcpy(&cpu->mxcsr, s->xsave + 24, 4);
     soft_fpu_normalise(cpu);
     cpu->fpu_live = false;
-    atomic_store(&cpu->pending, 0);
+    atomic_fetch_and(&cpu->pending, PEND_CODE); /* the case's code was just written */
     soft_set_rflags(cpu, s->rflags);
     soft_mode_changed(cpu);
     if (cpu->jit) /* the test's own code and native.c's have used GS meanwhile */
