@@ -243,4 +243,5 @@ void tr_handler(struct tr *t, bool ends)
     call_handler(t, t->hot);
     t->in_eflags = t->in_memory = true;
     t->vec = 0;
+    t->fpu = false;
 }

@@ -22,6 +22,7 @@ struct tr {
     /* Where the guest's flags are at this point: EFLAGS, cpu->arith, or both. */
     bool in_eflags, in_memory;
     uint8_t vec;                    /* VEC_* known to be live at this point */
+    bool fpu;                       /* x87 state known to be live, and no exception unmasked */
     unsigned vec_end;               /* number of the last native vector instruction + 1 */
     uint16_t live[BLOCK_INSNS + 1]; /* flags that are needed before instruction i */
     /* checks of the current instruction: their jumps to its slow way */
@@ -86,6 +87,8 @@ void tr_vec_need(struct tr *t); /* before such an instruction */
 void tr_vec_back(struct tr *t); /* in the slow way, behind the handler */
 /* copy.c: false, nothing emitted: by its handler. */
 bool tr_copy(struct tr *t);
+/* fpu.c */
+bool tr_fpu(struct tr *t);
 /* system.c */
 bool tr_system(struct tr *t);
 /* flow.c */

@@ -100,7 +100,7 @@ static bool one(struct tr *t)
     if (tr_form(t)->class == X86_FLOW) {
         if (tr_flow(t))
             return false;
-    } else if (tr_stack(t) || tr_system(t) || tr_copy(t)) {
+    } else if (tr_stack(t) || tr_system(t) || tr_fpu(t) || tr_copy(t)) {
         return true;
     } else if (tr_form(t)->class == X86_STRING) {
         ends = false; /* the block does; but what follows is the next instruction, if any */
