@@ -81,6 +81,8 @@ def test_qmp():
     ok(q.call('query-name')['return'] == {'name': 'box'}, 'query-name')
     cpus = q.call('query-cpus-fast')['return']
     ok(len(cpus) == 1 and os.path.exists(f'/proc/{cpus[0]["thread-id"]}'), 'query-cpus-fast names a real thread')
+    exits = q.call('x-hull-stats')['return']['cpus'][0]['exits']
+    ok({'port', 'mmio', 'msr', 'emulated', 'kick'} <= exits.keys() and exits['emulated'] == 0, f'x-hull-stats counts exits {exits}')
     ok(q.call('query-block')['return'] == [], 'query-block')
     ok('hull' in q.call('query-version')['return']['package'], 'query-version')
     q.call('stop')
