@@ -180,12 +180,15 @@ static bool named(const char *list, const char *word)
     return false;
 }
 
-/* Adds what the saved list has and this model left out, as far as it is offered; the first that is
- * not, NULL: none. */
-static const char *missing_feature(struct cpu_model *model, const struct cpu_offer *offer,
-                                   char *list)
+/* Adds what the saved list has and this model left out, as far as it is offered; what is not goes
+ * to `missing` as "-A,-B". */
+static void add_features(struct cpu_model *model, const struct cpu_offer *offer, char *list,
+                         char *missing, size_t size)
 {
     char *rest = NULL;
+    size_t len = 0;
+
+    *missing = 0;
 
     for (char *word = strtok_r(list, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
         bool there = false;
@@ -196,25 +199,24 @@ static const char *missing_feature(struct cpu_model *model, const struct cpu_off
             if (there)
                 model->feature[i] = 1;
         }
-        if (!there)
-            return word;
+        if (!there && len < size)
+            len += (size_t)snprintf(missing + len, size - len, "%s-%s", len ? "," : "", word);
     }
-    return NULL;
 }
 
 bool restore_model(struct machine *m, const struct cpu_offer *offer, struct err *err)
 {
     const struct layer *l = m->restore->layer[0];
     char list[sizeof l->saved->facts.features];
-    const char *missing;
+    char missing[128];
 
     memcpy(list, l->saved->facts.features, sizeof list);
-    missing = missing_feature(&m->model, offer, list);
-    if (missing)
+    add_features(&m->model, offer, list, missing, sizeof missing);
+    if (*missing)
         return err_set(err, ENOTSUP,
-                       "%s: its CPU has the feature %s, which this host or engine lacks: save with "
-                       "--cpu %s,-%s",
-                       l->saved->dir, missing, l->saved->facts.cpu, missing);
+                       "the saved CPU has features that this host or engine lacks: save with "
+                       "--cpu %s,%s",
+                       l->saved->facts.cpu, missing);
     for (unsigned i = 0; i < ARRAY_SIZE(feature_name); i++) /* what is new here stays hidden */
         if (i != X86_F_BASE && feature_name[i] && !named(l->saved->facts.features, feature_name[i]))
             m->model.feature[i] = 0;
@@ -391,6 +393,7 @@ static bool restore_cpus(struct machine *m, const struct layer *l, struct err *e
 
     for (unsigned i = 0; good && i < m->vm.cpu_count; i++) {
         snprintf(name, sizeof name, "cpu/%u", i);
+        vcpu_state_reset(state, i == 0, i); /* what an older hull did not save */
         good = state_restore(&l->saved->state, name, VCPU_STATE_VERSION, vcpu_state_fields, state,
                              err);
         if (good && i == 0 && engine->set_tsc)

@@ -8,7 +8,7 @@
 #   @end NAME STATUS BEGIN END uptimes in seconds
 #   @finished
 #
-# Usage: inner.sh SHARE RESULT SUITE     SUITE: short (in the gate), all, or vhost alone
+# Usage: inner.sh SHARE RESULT SUITE     SUITE: short (in the gate), all, or vhost or state alone
 share=$1 suite=$3
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
@@ -47,6 +47,11 @@ if [ "$suite" = vhost ]; then
     echo "@finished" >&9
     exit 0
 fi
+if [ "$suite" = state ]; then
+    try state 600 sh "$share/state.sh" "$share" "$tmp"
+    echo "@finished" >&9
+    exit 0
+fi
 while read -r name; do
     try "unit-$name" 120 "$name"
 done <"$share/units/list"
@@ -75,5 +80,6 @@ if [ "$suite" = all ]; then
     cpu=x86-64-v2,-xsave,hyperv=on boot boot-1-hyperv --net user --disk "$tmp/disk,format=raw"
     cpu=host,-xsave boot boot-2-host --cpus 2 --net user --disk "$tmp/disk,format=raw"
 fi
+[ "$suite" != all ] || try state 600 sh "$share/state.sh" "$share" "$tmp"
 [ "$suite" != all ] || [ ! -e /dev/vhost-net ] || [ ! -e "$share/bin/vsock-cat" ] || try vhost 240 sh "$share/vhost.sh" "$share" "$tmp"
 echo "@finished" >&9
