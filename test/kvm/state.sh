@@ -21,11 +21,12 @@ rounds() { # LOG
     grep -iE 'WARN|BUG|call trace|lockup|stall|l2: broken' "$1" | sed "s/^/l1: $2: complains: /"
 }
 
-save() { # DIR PID
+save() { # DIR PID LOG
     hull snapshot --qmp "$tmp/q" "$1" --stop || echo "l1: cannot be saved"
     wait "$2"
     echo "l1: saved, the machine ended with $?"
-    last=${n:-0}
+    last=$(sed -n 's/^l2: round \([0-9]*\).*/\1/p' "$3" | tail -n 1)
+    last=${last:-0}
 }
 
 # Without what only KVM can do.
@@ -33,10 +34,10 @@ hull run --engine kvm --kernel "$share/vmlinuz" --initrd "$share/l2.cpio.gz" \
     --append "console=ttyS0 quiet panic=-1 l2=state" --cpu x86-64-v2,-xsave,-kvm-pv-unhalt,-kvm-pv-ipi,-kvm-pv-sched-yield --memory 128M --cpus 2 --net none \
     --qmp "$tmp/q" >"$tmp/kvm" 2>&1 &
 rounds "$tmp/kvm" kvm
-save "$tmp/s1" $!
+save "$tmp/s1" $! "$tmp/kvm"
 hull restore "$tmp/s1" --engine soft --qmp "$tmp/q" >"$tmp/soft" 2>&1 &
 rounds "$tmp/soft" soft
-save "$tmp/s2" $!
+save "$tmp/s2" $! "$tmp/soft"
 hull restore "$tmp/s2" --engine kvm --qmp "$tmp/q" >"$tmp/again" 2>&1 &
 rounds "$tmp/again" again
 kill $!
