@@ -6,7 +6,7 @@ DESTDIR ?=
 IMAGE   ?= $(BUILD)/debian.img
 SSH_PORT ?= 2222
 
-.PHONY: all setup run test test-slow check bench fuzz fuzz-cpu test-kvm shell-kvm asan tsan coverage install deb clean
+.PHONY: all setup run test test-slow check bench fuzz fuzz-cpu test-kvm bench-kvm shell-kvm asan tsan coverage install deb clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet || ninja -C $(BUILD)
@@ -34,6 +34,11 @@ test-slow: all
 test-kvm: all
 	@tools/setup build test
 	@test/kvm/run $(BUILD)
+
+# hull beside QEMU on that KVM: minutes.
+bench-kvm: all
+	@tools/setup build test
+	@test/kvm/bench $(BUILD)
 
 shell-kvm: all
 	@tools/setup build test

@@ -265,9 +265,10 @@ static void deadline(void)
     ok(wait_hit(0x50, 1), "a deadline in the past comes at once");
     is(rdmsr(0x6e0), 0, "and the MSR reads 0");
     clear_hits();
-    wrmsr(0x6e0, rdtsc() + 3000000);
+    at = rdtsc() + 200000000; /* not to be reached before the next line, on a slow host either */
+    wrmsr(0x6e0, at);
     wrmsr(0x6e0, 0);
-    at = rdtsc() + 10000000;
+    at += 50000000;
     __asm__ volatile("sti");
     while (rdtsc() < at)
         cpu_pause();

@@ -7,7 +7,7 @@ mount -t tmpfs shm /dev/shm
 mount -t devpts pts /dev/pts
 ip link set lo up
 ln -s /share/lib/ld-linux-x86-64.so.2 /lib64/
-export PATH=/share/bin:$PATH LD_LIBRARY_PATH=/share/lib
+export HULL_OUTER=1 PATH=/share/bin:$PATH LD_LIBRARY_PATH=/share/lib
 read -r suite </share/suite
 if [ "$suite" = shell ]; then
     setsid cttyhack sh

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-# What the inner machine does before it powers off: a line for each device that works.
+# What the inner machine does before it powers off: a line for each device that works. On the kernel's command line:
+# l2.tap: the network is a tap with 10.9.0.1 at its other end; l2.reboot: reboots once, as its disk remembers.
 if grep -q l2=vhost /proc/cmdline; then
     . /vhost.sh
     return
@@ -22,17 +23,36 @@ if grep -q l2=state /proc/cmdline; then
 fi
 echo "l2: cpus $(grep -c ^processor /proc/cpuinfo)"
 echo "l2: clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+trap 'echo "l2: signal"' USR1 # a signal's frame holds all vector state
+kill -USR1 $$
 if [ -e /dev/vda ]; then
     echo "written by the guest" | dd of=/dev/vda bs=512 count=1 conv=sync 2>/dev/null
     sync
     echo 3 >/proc/sys/vm/drop_caches
     echo "l2: disk $(dd if=/dev/vda bs=20 count=1 2>/dev/null)"
 fi
-if [ -e /sys/class/net/eth0 ]; then
+asked() {
+    grep -q "l2\.$1" /proc/cmdline
+}
+
+if asked tap; then
+    ip addr add 10.9.0.2/24 dev eth0
+    ip link set eth0 up
+    for try in 1 2 3 4 5 6 7 8 9 10; do
+        ping -c 1 -W 2 10.9.0.1 >/dev/null 2>&1 && echo "l2: ping" && break
+    done
+elif [ -e /sys/class/net/eth0 ]; then
     ip link set eth0 up
     udhcpc -i eth0 -n -q -t 5 -s /bin/true >/dev/null 2>&1 && echo "l2: network lease"
 fi
 [ ! -e /dev/hwrng ] || echo "l2: hwrng $(dd if=/dev/hwrng bs=16 count=1 2>/dev/null | wc -c)"
+ls /sys/bus/virtio/drivers/virtio_balloon/ | grep -q ^virtio && echo "l2: balloon"
+if asked reboot && [ "$(dd if=/dev/vda bs=512 skip=1 count=1 2>/dev/null | head -c 5)" != again ]; then
+    echo again | dd of=/dev/vda bs=512 seek=1 count=1 conv=sync 2>/dev/null
+    sync
+    echo "l2: reboots"
+    reboot -f
+fi
 sleep 1
 awk '/LOC:|TLB:|RES:/ { print "l2: " $0 }' /proc/interrupts
 echo "l2: end"

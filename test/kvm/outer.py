@@ -123,12 +123,12 @@ def follow(process, results):
     return why
 
 
-def run_once(kernel, work, cpus, extra=()):
+def run_once(kernel, work, cpus, extra=(), memory='2G'):
     """Boots the outer machine for its tests. Its console is in WORK/l1.log."""
     port = work / 'results'
     port.write_bytes(b'')
     log = work / 'l1.log'
-    args = arguments(kernel, work, cpus, extra=[
+    args = arguments(kernel, work, cpus, memory, extra=[
         '-device', 'virtio-serial-pci', '-chardev', f'file,id=results,path={port}',
         '-device', 'virtserialport,nr=1,chardev=results', *extra])
     results = Results(port)
@@ -148,16 +148,16 @@ def console_tail(work, lines=25):
     return (work / 'l1.log').read_text(errors='replace').splitlines()[-lines:]
 
 
-def run(kernel, work, cpus, extra=()):
+def run(kernel, work, cpus, extra=(), memory='2G'):
     """As run_once; a machine that did not even start its tests gets a second chance, with a word about it."""
-    results, why = run_once(kernel, work, cpus, extra)
+    results, why = run_once(kernel, work, cpus, extra, memory)
     if why and not results.log and not results.refusal:
         print(f'# the outer machine: {why}; its console ended with:')
         for line in console_tail(work):
             print(f'#   {line}')
         print('# once more', flush=True)
         shutil.copy(work / 'l1.log', work / 'l1.first.log')
-        results, why = run_once(kernel, work, cpus, extra)
+        results, why = run_once(kernel, work, cpus, extra, memory)
     return results, why
 
 

@@ -6,7 +6,7 @@
 share=$1 tmp=$2
 dd if=/dev/urandom of="$tmp/data" bs=64k count=64 2>/dev/null
 echo "l1: data $(sha256sum <"$tmp/data")"
-hull run --engine kvm --kernel "$share/vmlinuz" --initrd "$share/l2.cpio.gz" --cpu x86-64-v2,-xsave --memory 256M \
+hull run --engine kvm --kernel "$share/cloud" --initrd "$share/cloud.cpio.gz" --cpu x86-64-v2,-xsave --memory 256M \
     --append "console=ttyS0 quiet panic=-1 l2=vhost" --timeout 180 --net tap,name=hull0,vhost=on --vsock 42 >"$tmp/vhost" 2>&1 &
 hull=$!
 wait_for() { # in the machine's log
@@ -33,7 +33,7 @@ for round in 1 2; do
     echo "l1: round $round net $(sha256sum <"$tmp/net.$round")"
     echo "l1: round $round in $(sha256sum <"$tmp/in.$round")"
     echo "l1: round $round out $(sha256sum <"$tmp/out.$round")"
-    [ $round = 2 ] || hull run --engine kvm --kernel "$share/vmlinuz" --net none --vsock 42 --timeout 20 2>&1 |
+    [ $round = 2 ] || hull run --engine kvm --kernel "$share/cloud" --net none --vsock 42 --timeout 20 2>&1 |
         sed 's/^/l1: second: /'
 done
 wait $hull

@@ -91,9 +91,8 @@ state_stop:
 1:  hlt
     jmp 1b
     .balign 32
-state_park: /* other processors: counted at (%ecx), then HLT */
-    lock
-    incl (%ecx)
+state_park: /* other processors: say so at (%ecx), without a change of flags, then HLT */
+    movb $1, (%ecx)
 1:  hlt
     jmp 1b
     .balign 32
