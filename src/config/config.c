@@ -23,6 +23,7 @@ const struct field config_port_fields[] = {
     {0},
 };
 
+/* clang-format off */
 const struct field config_fields[] = {
     FIELD_TEXT(struct config, name),
     FIELD_TEXT(struct config, engine),
@@ -53,6 +54,7 @@ const struct field config_fields[] = {
     FIELD(struct config, quiet, 1),
     {0},
 };
+/* clang-format on */
 
 void config_defaults(struct config *c)
 {

@@ -6,8 +6,8 @@
  * runs the loop. One loop runs in one thread; a machine may have several.
  *
  * A turn: hand queued file requests to the kernel, wait, ready() of watches, fire() of timers,
- * run() of calls, done() of file requests, run() of last calls. Any callback may add, change or remove any watch or
- * timer, and may take turns itself. */
+ * run() of calls, done() of file requests, run() of last calls. Any callback may add, change or
+ * remove any watch or timer, and may take turns itself. */
 #ifndef HULL_LOOP_H
 #define HULL_LOOP_H
 

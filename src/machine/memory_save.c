@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define RUN_PAGES  256   /* in one write */
-#define LOOK_PAGES 4096  /* in one turn */
+#define RUN_PAGES  256  /* in one write */
+#define LOOK_PAGES 4096 /* in one turn */
 
 static uint8_t zeroes[RUN_PAGES * PAGE_SIZE]; /* never written: the host's one zero page */
 

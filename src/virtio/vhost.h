@@ -25,7 +25,7 @@ struct vhost_ring {
     struct vhost *owner;
     struct watch called; /* the kernel used buffers; not watched while `line` has it */
     struct pci_msix_line line;
-    bool bound; /* the engine turns that into interrupts without us */
+    bool bound;          /* the engine turns that into interrupts without us */
     struct watch broken; /* the kernel found the ring wrong */
     unsigned queue;
 };

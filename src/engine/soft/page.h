@@ -38,7 +38,7 @@ struct soft_vm {
     pthread_mutex_t drop;      /* one vCPU at a time makes others drop write entries */
     _Atomic uint32_t dropping; /* and this is not 0 while it waits for them */
     struct mem_watcher watcher;
-    bool stepper; /* step.c's: no clock thread, no JIT */
+    bool stepper;                   /* step.c's: no clock thread, no JIT */
     _Atomic uint64_t invalidations; /* counter */
 };
 
