@@ -122,6 +122,10 @@ void block_submit(struct block *b, struct block_req *req)
 void block_done(struct block *b, struct block_req *req, int result)
 {
     b->in_flight--;
+    if (req->flags & BLOCK_REQ_INTERNAL) {
+        req->done(req, result);
+        return;
+    }
     if (result < 0)
         b->errors++;
     else if (req->op == BLOCK_READ)

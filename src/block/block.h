@@ -20,7 +20,7 @@ enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE
 
 /* Flags. COMPRESS: a write of whole clusters (block.cluster_size) that the format should compress.
  */
-enum { BLOCK_REQ_UNMAP = 1, BLOCK_REQ_FUA = 2, BLOCK_REQ_COMPRESS = 4 };
+enum { BLOCK_REQ_UNMAP = 1, BLOCK_REQ_FUA = 2, BLOCK_REQ_COMPRESS = 4, BLOCK_REQ_INTERNAL = 8 };
 
 struct block_req { /* the submitter's memory, lent until done() */
     enum block_op op;

@@ -180,6 +180,143 @@ static bool read_history(void)
     return good;
 }
 
+enum { BATCH = 8 };
+
+struct one {
+    struct block_req req;
+    struct iovec iov[3];
+    uint8_t *data;
+    bool done;
+    int result;
+};
+
+static void one_done(struct block_req *req, int result)
+{
+    struct one *o = container_of(req, struct one, req);
+
+    o->done = true;
+    o->result = result;
+}
+
+static void make_one(struct one *o, uint64_t at, uint64_t length, uint32_t cluster, uint8_t *shadow)
+{
+    unsigned what = (unsigned)rnd(12);
+    uint64_t first = 512 * rnd(length / 512 + 1), second = 512 * rnd((length - first) / 512 + 1);
+
+    o->done = false;
+    o->req =
+        (struct block_req){.op = BLOCK_WRITE, .offset = at, .length = length, .done = one_done};
+    if (what < 3) {
+        o->req.op = what ? BLOCK_WRITE_ZEROES : BLOCK_DISCARD;
+        o->req.flags = what == 1 ? BLOCK_REQ_UNMAP : 0;
+        /* A discard reads as zeroes, or as before: asked again afterwards. */
+        if (what)
+            memset(shadow + at, 0, length);
+        return;
+    }
+    if (what == 11 && length >= cluster)
+        o->req.flags = BLOCK_REQ_COMPRESS;
+    if (what == 10)
+        o->req.flags = BLOCK_REQ_FUA;
+    o->data = aligned_alloc(512, length);
+    for (uint64_t i = 0; i < length; i++)
+        o->data[i] = o->req.flags & BLOCK_REQ_COMPRESS ? (uint8_t)(i / 3000 + what + at / 512)
+                                                       : (uint8_t)(i * 7 + at / 512 + (i >> 9));
+    memcpy(shadow + at, o->data, length);
+    o->iov[0] = (struct iovec){o->data, first};
+    o->iov[1] = (struct iovec){o->data + first, second};
+    o->iov[2] = (struct iovec){o->data + first + second, length - first - second};
+    o->req.iov = o->iov;
+    o->req.iov_count = 3;
+}
+
+/* Some requests at once, next to each other but not over each other: clusters are shared. */
+static bool batch(struct block *b, uint8_t *shadow, uint32_t cluster)
+{
+    struct one o[BATCH] = {0};
+    unsigned n = 1 + (unsigned)rnd(BATCH);
+    uint64_t at = 512 * rnd(b->size / 512);
+    bool good = true;
+
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t length = 512 * (1 + rnd(rnd(4) ? 40 : 1500));
+
+        if (rnd(4) == 0)
+            at = align_up(at, cluster), length = align_up(length, cluster);
+        if (at >= b->size) {
+            n = i;
+            break;
+        }
+        length = min_u64(length, b->size - at);
+        make_one(&o[i], at, length, cluster, shadow);
+        at += length + 512 * rnd(3);
+        block_submit(b, &o[i].req);
+    }
+    if (rnd(3) == 0)
+        good = block_run(b, BLOCK_FLUSH, 0, 0, NULL, 0) == 0;
+    for (unsigned i = 0; i < n; i++) {
+        while (!o[i].done)
+            loop_turn(loop, UINT64_MAX);
+        if (o[i].result) {
+            printf("# op %d of %llu at %llu: %s\n", o[i].req.op,
+                   (unsigned long long)o[i].req.length, (unsigned long long)o[i].req.offset,
+                   strerror(-o[i].result));
+            good = false;
+        }
+        if (o[i].req.op == BLOCK_DISCARD)
+            block_run(b, BLOCK_READ, 0, o[i].req.offset, shadow + o[i].req.offset, o[i].req.length);
+        free(o[i].data);
+    }
+    return good;
+}
+
+static bool save(const char *name, const uint8_t *data, uint64_t size)
+{
+    FILE *f = fopen(path(name), "w");
+    bool good = f && fwrite(data, 1, size, f) == size;
+
+    return f && fclose(f) == 0 && good;
+}
+
+/* hull makes and writes, qemu-img checks and compares; hull opens it again and goes on. */
+static bool write_history(void)
+{
+    struct options o;
+    struct err err = {0};
+    uint64_t size = 512 * (100 + rnd(12000)), base_size = 512 * (100 + rnd(12000));
+    uint8_t *shadow = calloc(1, size + base_size);
+    bool backed = rnd(2), good = true;
+    struct block *b;
+
+    random_options(&o);
+    o.c.file = path("top");
+    o.c.size = size;
+    if (backed) {
+        good = sh("qemu-img create -f qcow2 base %llu", (unsigned long long)base_size) &&
+               qemu_writes("base", shadow, base_size, 65536, 10);
+        if (base_size < size)
+            memset(shadow + base_size, 0, size - base_size);
+        o.c.backing = "base";
+        o.c.backing_format = "qcow2";
+    }
+    unlink(o.c.file);
+    good = good && (block_create(loop, &o.c, &err) || (printf("# %s\n", err.text), false));
+    for (unsigned round = 0; round < 3 && good; round++) {
+        b = open_image("top", "qcow2", false);
+        good = b != NULL;
+        for (unsigned i = 0; good && i < 12; i++)
+            good = batch(b, shadow, o.c.cluster_size);
+        good = good && holds(b, shadow, size);
+        block_close(b);
+        good = good && save("shadow", shadow, size) && sh("qemu-img check -f qcow2 top") &&
+               sh("qemu-img compare -f qcow2 -F raw top shadow");
+    }
+    if (!good)
+        printf("# options %s, backing %d, size %llu\n", o.text, backed, (unsigned long long)size);
+    free(shadow);
+    return good;
+}
+
 static bool create_history(void)
 {
     struct options o;
@@ -229,6 +366,7 @@ int main(int argc, char **argv)
         return tap_done();
     many("made by qemu, read by hull", read_history, count, seed);
     many("made by hull, taken by qemu", create_history, count, seed);
+    many("written by hull, checked and read by qemu", write_history, count, seed);
     loop_close(loop);
     sh("rm -rf %s", dir);
     return tap_done();

@@ -33,7 +33,7 @@ static int decode_packed(struct qcow2 *q, uint64_t entry, struct q_map *m)
         return q_corrupt(q, "a compressed cluster with an external data file", entry);
     m->kind = Q_PACKED;
     m->host = entry;
-    m->copied = false;
+    m->copied = m->allocated = false;
     return 0;
 }
 

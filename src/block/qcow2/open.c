@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CACHE_BYTES = 32 << 20, CHAIN_BYTES = 48 << 20 };
+enum { CACHE_BYTES = 16 << 20, CHAIN_BYTES = 48 << 20 };
 
 static bool qcow2_probe(const void *head, size_t len)
 {
@@ -70,12 +70,96 @@ static bool load_tables(struct qcow2 *q, struct err *err)
 
     /* Entries beyond the disk hold a machine's saved state: only snapshots and check look there. */
     q->l1_size = (uint32_t)((q->h.size + BIT(shift) - 1) >> shift);
-    if (!q->b->readonly)
+    if (!q->b->readonly) {
+        q->l1_size = q->h.l1_size;
         q->reftable_size = (uint32_t)(((uint64_t)q->h.reftable_clusters << q->cluster_bits) / 8);
+    }
     if (!chain_is_modest(q, err))
         return false;
     q->l1 = q_table_read(q, q->h.l1_offset, q->l1_size, err);
-    return q->l1 != NULL;
+    q->l1_dirty = calloc(1, q->l1_size / 64 + 1);
+    if (!q->l1 || !q->l1_dirty)
+        return q->l1 ? err_set(err, ENOMEM, "%s: out of memory", q->b->config.file) : false;
+    if (q->b->readonly)
+        return true;
+    q->reftable = q_table_read(q, q->h.reftable_offset, q->reftable_size, err);
+    return q->reftable != NULL;
+}
+
+/* For writing: the damaged stay shut, and what we do not keep up to date is marked as stale. */
+static bool open_for_writing(struct qcow2 *q, struct err *err)
+{
+    struct block *b = q->b;
+    uint64_t clear = q->h.autoclear & ~(uint64_t)Q_AUTOCLEAR_DATA_RAW;
+    int failed = block_run(b->under, BLOCK_READ, 0, 0, q->head, Q_HEAD);
+
+    q->virgin = align_up(b->under->end, q->cluster_size);
+    if (!failed && clear && !b->config.repairing) {
+        q->h.autoclear &= ~clear;
+        put_be64(q->head + 88, q->h.autoclear);
+        failed = q_head_write(q);
+    }
+    if (failed)
+        return err_set(err, -failed, "%s: its header cannot be written: %s", b->config.file,
+                       strerror(-failed));
+    return true;
+}
+
+static bool may_be_written(const struct qcow2 *q, struct err *err)
+{
+    const char *file = q->b->config.file;
+
+    if (q->b->readonly || q->b->config.repairing)
+        return true;
+    if (q->h.incompatible & Q_INCOMPAT_CORRUPT)
+        return err_set(
+            err, EROFS,
+            "%s: is marked as damaged: hull disk check --repair all mends it, readonly=on "
+            "reads it",
+            file);
+    return true;
+}
+
+int q_head_write(struct qcow2 *q)
+{
+    int failed = block_run(q->b->under, BLOCK_WRITE, 0, 0, q->head, Q_HEAD);
+
+    return failed ? failed : block_run(q->b->under, BLOCK_FLUSH, 0, 0, NULL, 0);
+}
+
+struct mark {
+    struct block_req req;
+    struct iovec iov;
+    uint8_t head[Q_HEAD];
+};
+
+static void marked(struct block_req *req, int result)
+{
+    (void)result;
+    free(container_of(req, struct mark, req));
+}
+
+int q_corrupt_now(struct qcow2 *q, const char *what, uint64_t where)
+{
+    struct mark *m;
+
+    q_corrupt(q, what, where);
+    if (q->corrupt || q->b->readonly)
+        return -EIO;
+    q->corrupt = true;
+    if (q->h.version < 3)
+        return -EIO;
+    q->h.incompatible |= Q_INCOMPAT_CORRUPT;
+    put_be64(q->head + 72, q->h.incompatible);
+    m = aligned_alloc(4096, align_up(sizeof *m, 4096));
+    if (!m)
+        return -EIO;
+    memcpy(m->head, q->head, Q_HEAD);
+    m->iov = (struct iovec){m->head, Q_HEAD};
+    m->req = (struct block_req){
+        .op = BLOCK_WRITE, .length = Q_HEAD, .iov = &m->iov, .iov_count = 1, .done = marked};
+    block_pass(q->b->under, &m->req);
+    return -EIO;
 }
 
 static bool open_backing(struct qcow2 *q, struct err *err)
@@ -108,6 +192,13 @@ static void free_tables(struct qcow2 *q)
     free(q->l1);
     free(q->reftable);
     free(q->unpacked);
+    free(q->l1_dirty);
+    free(q->frees.item);
+    free(q->drain_next.item);
+    free(q->draining.item);
+    free(q->releasing.item);
+    free(q->commit.frees.item);
+    free(q->commit.write);
     q->b->priv = NULL;
     free(q);
 }
@@ -127,11 +218,17 @@ static bool qcow2_open(struct block *b, struct err *err)
         return err_set(err, ENOMEM, "%s: out of memory", b->config.file);
     q->b = b;
     b->priv = q;
+    list_init(&q->allocs);
+    list_init(&q->tables);
+    q_commit_open(q);
+    q_refcount_open(q);
     if (!q_header_read(b->under, b->config.file, &q->h, err))
         goto free_tables;
     set_geometry(q);
-    if (!load_tables(q, err) || !q_cache_open(q, cache_bytes(q), err) || !open_data(q, err) ||
-        !open_backing(q, err))
+    if (!may_be_written(q, err) || !load_tables(q, err) || !q_cache_open(q, cache_bytes(q), err) ||
+        !open_data(q, err) || !open_backing(q, err))
+        goto free_tables;
+    if (!b->readonly && !open_for_writing(q, err))
         goto free_tables;
     b->size = align_down(q->h.size, 512);
     b->cluster_size = (uint32_t)q->cluster_size;
@@ -147,25 +244,68 @@ free_tables:
 
 static void qcow2_close(struct block *b)
 {
-    free_tables(b->priv);
+    struct qcow2 *q = b->priv;
+
+    if (!b->readonly) {
+        int failed = q_settle(q);
+
+        if (failed)
+            log_error("%s: could not be written at the end: %s", b->config.file, strerror(-failed));
+    }
+    while (!block_idle(b->under)) /* nothing of ours may come back later */
+        loop_turn(b->loop, UINT64_MAX);
+    loop_unpost(b->loop, &q->commit.call);
+    free_tables(q);
+}
+
+static void end_epoch(struct qcow2 *q, unsigned epoch)
+{
+    if (--q->epoch_count[epoch] == 0)
+        q_drain_check(q);
+}
+
+static void req_end(struct q_req *r)
+{
+    struct qcow2 *q = r->q;
+    struct block_req *req = r->req;
+    int result = r->error;
+    bool inside = r->submitting;
+
+    end_epoch(q, r->epoch);
+    free(r);
+    if (inside)
+        block_done_later(q->b, req, result);
+    else
+        block_done(q->b, req, result);
+    /* Too much unwritten metadata, or too many clusters that wait to be free. */
+    if (!q->b->readonly && (q->cache.dirty > q->cache.max / 2 || q->frees.count > 4096))
+        q_commit(q, NULL);
+}
+
+static bool wants_commit(const struct q_req *r)
+{
+    enum block_cache cache = r->q->b->config.cache;
+
+    if (r->req->op == BLOCK_FLUSH)
+        return !r->q->b->readonly;
+    return (r->req->op == BLOCK_WRITE || r->req->op == BLOCK_WRITE_ZEROES) &&
+           (cache == CACHE_WRITETHROUGH ||
+            ((r->req->flags & BLOCK_REQ_FUA) && cache != CACHE_UNSAFE));
 }
 
 void q_req_put(struct q_req *r, int result)
 {
-    struct block *b = r->q->b;
-    struct block_req *req = r->req;
-    bool inside = r->submitting;
-
     if (result && !r->error)
         r->error = result;
     if (--r->pending)
         return;
-    result = r->error;
-    free(r);
-    if (inside)
-        block_done_later(b, req, result);
-    else
-        block_done(b, req, result);
+    if (r->error || r->committing || !wants_commit(r)) {
+        req_end(r);
+        return;
+    }
+    r->committing = true;
+    r->pending = 1;
+    q_commit(r->q, &r->wait);
 }
 
 static void resume(struct q_wait *w)
@@ -174,39 +314,49 @@ static void resume(struct q_wait *w)
 
     if (w->error && !r->error)
         r->error = w->error;
-    r->step(r);
+    if (r->committing)
+        q_req_put(r, 0);
+    else
+        r->step(r);
+}
+
+static void (*step_of(enum block_op op))(struct q_req *)
+{
+    switch (op) {
+    case BLOCK_WRITE: return q_write_step;
+    case BLOCK_DISCARD:
+    case BLOCK_WRITE_ZEROES: return q_zero_step;
+    case BLOCK_READ:
+    case BLOCK_FLUSH: break;
+    }
+    return q_read_step;
 }
 
 static void qcow2_submit(struct block *b, struct block_req *req)
 {
+    struct qcow2 *q = b->priv;
     struct q_req *r = malloc(sizeof *r);
 
     if (!r) {
         block_done_later(b, req, -ENOMEM);
         return;
     }
-    *r = (struct q_req){.q = b->priv,
+    *r = (struct q_req){.q = q,
                         .req = req,
                         .at = req->offset,
-                        .end = req->offset + req->length,
+                        .end = req->op == BLOCK_FLUSH ? req->offset : req->offset + req->length,
                         .pending = 2,
+                        .epoch = q->epoch,
                         .submitting = true,
-                        .wait.resume = resume};
+                        .wait.resume = resume,
+                        .step = step_of(req->op)};
     list_init(&r->wait.link);
-    switch (req->op) {
-    case BLOCK_READ: r->step = q_read_step; break;
-    case BLOCK_WRITE:
-    case BLOCK_FLUSH:
-    case BLOCK_DISCARD:
-    case BLOCK_WRITE_ZEROES:
-        r->error = b->readonly && req->op == BLOCK_FLUSH ? 0 : -EROFS;
-        r->at = r->end;
-        r->step = q_read_step;
-        break;
-    }
+    q->epoch_count[r->epoch]++;
+    if (q->corrupt && req->op != BLOCK_READ)
+        r->error = -EIO;
     r->step(r);
     /* Still ours: one of the two pendings is for this moment. */
-    if (r->pending > 1)
+    if (r->pending > 1 || (!r->error && wants_commit(r)))
         r->submitting = false;
     q_req_put(r, 0);
 }

@@ -125,6 +125,29 @@ struct q_map { /* a range of the disk that is all alike */
     bool allocated;  /* there is a host cluster, whatever the subcluster is */
 };
 
+struct q_free { /* clusters that one reference less is held of */
+    uint64_t first, count;
+};
+
+struct q_frees {
+    struct q_free *item;
+    unsigned count, room;
+};
+
+struct q_write;
+
+struct q_commit { /* commit.c */
+    struct qcow2 *q;
+    struct call call;
+    struct list waits, served; /* q_wait: for the next commit, for this one */
+    struct q_write **write;
+    unsigned count, room, step, written, pending;
+    bool running, syncing, moved, retable;
+    int error;
+    struct block_req sync, data_sync;
+    struct q_frees frees;
+};
+
 struct qcow2 {
     struct block *b;
     struct q_header h;
@@ -136,6 +159,22 @@ struct qcow2 {
     uint64_t *reftable;
     uint32_t reftable_size; /* entries */
     struct q_cache cache;
+    bool reftable_dirty, reftable_moved;
+    uint8_t *l1_dirty; /* one for 64 entries, a sector */
+    /* refcount.c */
+    uint64_t free_hint; /* no cluster below is free */
+    uint64_t virgin;    /* the file was never written from here on: reads as zeroes */
+    struct q_frees frees, drain_next, draining, releasing;
+    unsigned epoch, epoch_count[2]; /* requests in flight, by the epoch they began in */
+    struct q_wait release_wait;
+    bool release_waiting, release_busy;
+    struct q_page *release_page;
+    uint64_t release_index, release_first, release_count;
+    struct block_req release_req;
+    struct q_commit commit;
+    struct list allocs;   /* write.c: q_alloc in flight */
+    struct list tables;   /* write.c: L2 tables being made */
+    uint64_t compress_at; /* where the next compressed cluster may go; 0: take a cluster */
     bool corrupt;
     uint8_t *unpacked; /* the cluster that was decompressed last, and its descriptor */
     uint64_t unpacked_from;
@@ -148,7 +187,8 @@ struct q_req { /* one block_req on its way */
     uint64_t at, end;
     unsigned pending; /* parts in flight, plus one while stepping */
     int error;
-    bool submitting;
+    unsigned epoch;
+    bool submitting, committing;
     struct q_wait wait;
     void (*step)(struct q_req *r);
 };
@@ -193,7 +233,8 @@ int q_l2_offset(struct qcow2 *q, uint64_t offset, uint64_t *table, bool *copied)
 int q_l2_page(struct qcow2 *q, uint64_t table, uint64_t offset, struct q_wait *w,
               struct q_page **page, unsigned *at);
 uint64_t q_packed_offset(const struct qcow2 *q, uint64_t descriptor, uint64_t *length);
-int q_corrupt(struct qcow2 *q, const char *what, uint64_t where); /* says so; returns -EIO */
+int q_corrupt_now(struct qcow2 *q, const char *what, uint64_t where); /* and marks the image */
+int q_corrupt(struct qcow2 *q, const char *what, uint64_t where);     /* says so; returns -EIO */
 
 /* read.c */
 void q_read_step(struct q_req *r);
@@ -205,11 +246,44 @@ int q_iov_slice(const struct iovec *iov, int count, uint64_t from, uint64_t leng
                 struct iovec *out);
 void q_iov_zero(const struct iovec *iov, int count);
 
+/* refcount.c. Take: how many of the wanted clusters, in a row at *offset, counted once; 0: waiting.
+ * *virgin: they read as zeroes. Free: one reference less, some time after the next commit. */
+int64_t q_take(struct qcow2 *q, uint64_t want, struct q_wait *w, uint64_t *offset, bool *virgin);
+void q_free(struct qcow2 *q, uint64_t offset, uint64_t clusters);
+int q_ref_more(struct qcow2 *q, uint64_t offset, struct q_wait *w);
+uint64_t q_ref_get(const uint8_t *block, uint64_t index, unsigned order);
+void q_ref_set(uint8_t *block, uint64_t index, unsigned order, uint64_t value);
+uint64_t q_ref_max(const struct qcow2 *q);
+bool q_overlaps(const struct qcow2 *q, uint64_t offset, uint64_t length); /* header, tables */
+void q_frees_move(struct q_frees *to, struct q_frees *from);
+void q_drain_check(struct qcow2 *q);
+void q_refcount_open(struct qcow2 *q);
+
+/* commit.c. Commit: begins one soon; `w` (or NULL) is resumed after one that covers all until now.
+ * Settle: waits until all is on disk and everything freed is free. */
+void q_commit(struct qcow2 *q, struct q_wait *w);
+void q_commit_open(struct qcow2 *q);
+bool q_is_clean(const struct qcow2 *q);
+int q_settle(struct qcow2 *q);
+
+/* write.c, zero.c */
+void q_write_step(struct q_req *r);
+void q_zero_step(struct q_req *r);
+/* A piece at r->at, at most up to `to`: 0, 1 (waiting) or -errno. */
+int q_write_piece(struct q_req *r, uint64_t to);
+int q_pack_piece(struct q_req *r); /* the same, compressed */
+/* The L2 table for `offset` is ours alone, made or copied if need be: 0, 1 or -errno. */
+int q_own_table(struct qcow2 *q, uint64_t offset, struct q_wait *w, uint64_t *table);
+struct q_alloc *q_alloc_at(struct qcow2 *q, uint64_t offset); /* in flight there, or NULL */
+void q_alloc_wait(struct q_alloc *a, struct q_wait *w);
+void q_free_entry(struct qcow2 *q, uint64_t entry); /* what an L2 entry referred to */
+
 /* compress.c: bytes or -errno. Unpack fills `out` wholly or fails. */
 int q_unpack(const struct qcow2 *q, const uint8_t *in, size_t len, uint8_t *out);
 int q_pack(const struct qcow2 *q, const uint8_t *in, uint8_t *out, size_t room);
 
 /* open.c */
+int q_head_write(struct qcow2 *q);           /* q->head, durable; waits */
 void q_req_put(struct q_req *r, int result); /* one pending less; the last one ends the request */
 
 /* For set-up and tools: a waiter that turns the loop. q_sleep: 1 (look again) or -errno. */

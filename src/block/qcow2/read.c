@@ -41,7 +41,7 @@ static void iov_fill(const struct iovec *iov, int count, const uint8_t *from)
 
 struct q_part *q_part_new(struct q_req *r, uint64_t length)
 {
-    struct q_part *p = malloc(sizeof *p + ((size_t)r->req->iov_count + 2) * sizeof p->iov[0]);
+    struct q_part *p = malloc(sizeof *p + ((size_t)r->req->iov_count + 20) * sizeof p->iov[0]);
 
     if (!p)
         return NULL;
