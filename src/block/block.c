@@ -8,6 +8,7 @@
 #include "block/format.h"
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char *const cache_words[] = {
@@ -140,6 +141,15 @@ void block_done_later(struct block *b, struct block_req *req, int result)
     req->result = result;
     list_add(&b->ready, &req->link);
     loop_post(b->loop, &b->finish);
+}
+
+uint64_t block_end(struct block *b)
+{
+    struct stat st;
+
+    if (b->file && !b->file->is_device && fstat(b->file->fd, &st) == 0)
+        b->end = (uint64_t)st.st_size;
+    return b->end;
 }
 
 bool block_idle(const struct block *b)

@@ -16,6 +16,9 @@ struct block *block_open_named(struct block *b, const char *name, const char *fo
 /* `name` as seen from the image: joined with the image's directory unless absolute. */
 bool block_relative(char *path, size_t size, const char *image, const char *name);
 
+/* Bytes that the file below a growable node holds now. */
+uint64_t block_end(struct block *b);
+
 /* Would these first bytes of a raw disk be taken for another format the next time? */
 bool block_head_is_format(const void *head, size_t len);
 

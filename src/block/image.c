@@ -68,6 +68,19 @@ bool block_check(struct block *b, unsigned fix, struct block_check *result, stru
     return b->ops->check(b, fix, result, err);
 }
 
+bool block_resize(struct block *b, uint64_t size, enum block_prealloc prealloc, struct err *err)
+{
+    if (!b->ops->resize)
+        return no_such_thing(b, "resize", err);
+    if (b->readonly)
+        return err_set(err, EROFS, "%s: is open read-only", b->config.file);
+    if (!size || size % 512)
+        return err_set(err, EINVAL, "%s: a size is a multiple of 512, and not 0", b->config.file);
+    if (prealloc != PREALLOC_OFF)
+        return err_set(err, ENOTSUP, "%s: a resize allocates nothing yet", b->config.file);
+    return b->ops->resize(b, size, err);
+}
+
 /* ---- making ---- */
 
 static bool fill_file(int fd, uint64_t size, struct err *err)

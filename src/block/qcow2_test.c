@@ -278,14 +278,80 @@ static bool save(const char *name, const uint8_t *data, uint64_t size)
     return f && fclose(f) == 0 && good;
 }
 
+static bool said(bool good, const struct err *err)
+{
+    if (!good)
+        printf("# %s\n", err->text);
+    return good;
+}
+
+/* Internal snapshots and sizes, between batches. `kept` is what the one snapshot holds. */
+struct kept {
+    uint8_t *data;
+    uint64_t size;
+};
+
+static bool reshape(struct block *b, uint8_t *shadow, uint64_t *size, uint64_t room, bool narrow,
+                    struct kept *k)
+{
+    struct err err = {0};
+    uint64_t to;
+
+    switch (rnd(6)) {
+    case 0:
+        if (k->data || narrow)
+            return true;
+        k->data = malloc(room);
+        memcpy(k->data, shadow, *size);
+        k->size = *size;
+        return said(block_snapshot_create(b, "kept", &err), &err);
+    case 1:
+        if (!k->data)
+            return true;
+        memcpy(shadow, k->data, k->size);
+        *size = k->size;
+        return said(block_snapshot_apply(b, "kept", &err), &err);
+    case 2:
+        if (!k->data)
+            return true;
+        free(k->data);
+        k->data = NULL;
+        return said(block_snapshot_delete(b, "kept", &err), &err);
+    case 3:
+        if (k->data || b->backing)
+            return true;
+        to = 512 * (1 + rnd(room / 512));
+        if (to > *size)
+            memset(shadow + *size, 0, to - *size);
+        *size = to;
+        return said(block_resize(b, to, PREALLOC_OFF, &err), &err);
+    default: return true;
+    }
+}
+
+static bool is_clean(struct block *b)
+{
+    struct block_check c = {0};
+    struct err err = {0};
+
+    if (!said(block_check(b, 0, &c, &err), &err))
+        return false;
+    if (c.corruptions || c.leaks)
+        printf("# own check: %llu corruptions, %llu leaks\n", (unsigned long long)c.corruptions,
+               (unsigned long long)c.leaks);
+    return !c.corruptions && !c.leaks;
+}
+
 /* hull makes and writes, qemu-img checks and compares; hull opens it again and goes on. */
 static bool write_history(void)
 {
     struct options o;
     struct err err = {0};
     uint64_t size = 512 * (100 + rnd(12000)), base_size = 512 * (100 + rnd(12000));
-    uint8_t *shadow = calloc(1, size + base_size);
+    uint64_t room = size + base_size;
+    uint8_t *shadow = calloc(1, room);
     bool backed = rnd(2), good = true;
+    struct kept k = {0};
     struct block *b;
 
     random_options(&o);
@@ -294,8 +360,7 @@ static bool write_history(void)
     if (backed) {
         good = sh("qemu-img create -f qcow2 base %llu", (unsigned long long)base_size) &&
                qemu_writes("base", shadow, base_size, 65536, 10);
-        if (base_size < size)
-            memset(shadow + base_size, 0, size - base_size);
+        memset(shadow + base_size, 0, room - base_size);
         o.c.backing = "base";
         o.c.backing_format = "qcow2";
     }
@@ -305,8 +370,9 @@ static bool write_history(void)
         b = open_image("top", "qcow2", false);
         good = b != NULL;
         for (unsigned i = 0; good && i < 12; i++)
-            good = batch(b, shadow, o.c.cluster_size);
-        good = good && holds(b, shadow, size);
+            good = batch(b, shadow, o.c.cluster_size) &&
+                   reshape(b, shadow, &size, room, o.c.refcount_bits < 8, &k);
+        good = good && holds(b, shadow, size) && is_clean(b);
         block_close(b);
         good = good && save("shadow", shadow, size) && sh("qemu-img check -f qcow2 top") &&
                sh("qemu-img compare -f qcow2 -F raw top shadow");
@@ -314,6 +380,7 @@ static bool write_history(void)
     if (!good)
         printf("# options %s, backing %d, size %llu\n", o.text, backed, (unsigned long long)size);
     free(shadow);
+    free(k.data);
     return good;
 }
 
@@ -351,6 +418,15 @@ static bool many(const char *what, bool (*one)(void), unsigned count, uint64_t s
     return ok(good == count, "%s: %u of %u", what, good, count);
 }
 
+static const struct {
+    const char *what;
+    bool (*one)(void);
+} histories[] = {
+    {"written by hull, checked and read by qemu", write_history},
+    {"made by qemu, read by hull", read_history},
+    {"made by hull, taken by qemu", create_history},
+};
+
 int main(int argc, char **argv)
 {
     unsigned count = argc > 1 ? (unsigned)atoi(argv[1]) : 4;
@@ -364,9 +440,8 @@ int main(int argc, char **argv)
     loop = loop_open(&err);
     if (!ok(loop && mkdtemp(dir), "set up"))
         return tap_done();
-    many("made by qemu, read by hull", read_history, count, seed);
-    many("made by hull, taken by qemu", create_history, count, seed);
-    many("written by hull, checked and read by qemu", write_history, count, seed);
+    for (unsigned i = 0; i < ARRAY_SIZE(histories); i++)
+        many(histories[i].what, histories[i].one, count, seed);
     loop_close(loop);
     sh("rm -rf %s", dir);
     return tap_done();

@@ -78,6 +78,18 @@ static bool page_is_idle(const struct q_page *p)
     return !p->dirty && !p->loading && !p->writing && !p->pins && list_empty(&p->waits);
 }
 
+/* What was a table is free: whatever comes there next is not what the cache remembers. Its last
+ * changes were in the commit that this waited for, so nobody has its pages in hand. */
+void q_cache_drop(struct qcow2 *q, uint64_t offset, uint64_t length)
+{
+    for (uint64_t at = 0; at < length; at += q->cache.page_size) {
+        struct q_page *p = q_page_find(q, offset + at);
+
+        if (p && !p->loading && !p->writing && !p->pins && list_empty(&p->waits))
+            page_free(p);
+    }
+}
+
 static void make_room(struct q_cache *c)
 {
     unsigned looked = 0;

@@ -90,6 +90,7 @@ static bool load_tables(struct qcow2 *q, struct err *err)
 static bool open_for_writing(struct qcow2 *q, struct err *err)
 {
     struct block *b = q->b;
+    struct block_check result = {0};
     uint64_t clear = q->h.autoclear & ~(uint64_t)Q_AUTOCLEAR_DATA_RAW;
     int failed = block_run(b->under, BLOCK_READ, 0, 0, q->head, Q_HEAD);
 
@@ -102,7 +103,14 @@ static bool open_for_writing(struct qcow2 *q, struct err *err)
     if (failed)
         return err_set(err, -failed, "%s: its header cannot be written: %s", b->config.file,
                        strerror(-failed));
-    return true;
+    if (!(q->h.incompatible & Q_INCOMPAT_DIRTY) || b->config.repairing)
+        return true;
+    log_info("%s: was not closed properly: its refcounts are counted anew", b->config.file);
+    if (q_check(q, BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS, &result, err))
+        return false;
+    return !result.corruptions ||
+           err_set(err, EIO, "%s: is damaged beyond what can be mended by counting",
+                   b->config.file);
 }
 
 static bool may_be_written(const struct qcow2 *q, struct err *err)
@@ -229,6 +237,8 @@ static bool qcow2_open(struct block *b, struct err *err)
         !open_data(q, err) || !open_backing(q, err))
         goto free_tables;
     if (!b->readonly && !open_for_writing(q, err))
+        goto free_tables;
+    if (b->config.snapshot[0] && !q_snapshot_open(q, b->config.snapshot, err))
         goto free_tables;
     b->size = align_down(q->h.size, 512);
     b->cluster_size = (uint32_t)q->cluster_size;
@@ -434,5 +444,7 @@ const struct block_ops qcow2_ops = {
     .submit = qcow2_submit,
     .close = qcow2_close,
     .map = qcow2_map,
+    .resize = qcow2_resize,
     .info = qcow2_info,
+    .check = qcow2_check,
 };

@@ -172,9 +172,10 @@ struct qcow2 {
     uint64_t release_index, release_first, release_count;
     struct block_req release_req;
     struct q_commit commit;
-    struct list allocs;   /* write.c: q_alloc in flight */
-    struct list tables;   /* write.c: L2 tables being made */
-    uint64_t compress_at; /* where the next compressed cluster may go; 0: take a cluster */
+    struct list allocs;       /* write.c: q_alloc in flight */
+    struct list tables;       /* write.c: L2 tables being made */
+    uint64_t compress_at;     /* where the next compressed cluster may go; 0: take a cluster */
+    uint64_t snapshots_bytes; /* of the table, while one is changed */
     bool corrupt;
     uint8_t *unpacked; /* the cluster that was decompressed last, and its descriptor */
     uint64_t unpacked_from;
@@ -223,6 +224,7 @@ int q_page_get(struct qcow2 *q, uint64_t offset, enum q_page_kind kind, struct q
 struct q_page *q_page_make(struct qcow2 *q, uint64_t offset, enum q_page_kind kind);
 struct q_page *q_page_find(struct qcow2 *q, uint64_t offset);
 void q_page_dirty(struct q_page *p);
+void q_cache_drop(struct qcow2 *q, uint64_t offset, uint64_t length); /* of clusters now free */
 void q_cache_forget(struct qcow2 *q); /* all pages, written or not; nothing may be in flight */
 void q_resume_all(struct list *waits, int error);
 
@@ -295,6 +297,40 @@ void q_sleep_init(struct q_sleep *s);
 int q_sleep(struct qcow2 *q, struct q_sleep *s);
 /* `entries` big-endian numbers in host order; the caller's to free. NULL on error. */
 uint64_t *q_table_read(struct qcow2 *q, uint64_t offset, uint64_t entries, struct err *err);
+
+/* walk.c: each L1 entry that is not 0, then the entries of its table that are not 0 (`at`: where in
+ * the file; `guest`: where in the disk). A visitor's error ends the walk. */
+struct q_walk {
+    int (*table)(struct q_walk *w, uint64_t index, uint64_t entry);
+    int (*entry)(struct q_walk *w, uint64_t at, uint64_t guest, const uint8_t *entry);
+};
+int q_walk(struct qcow2 *q, const uint64_t *l1, uint64_t l1_size, struct q_walk *w);
+uint64_t q_file_clusters(struct qcow2 *q);
+uint64_t q_entry_clusters(const struct qcow2 *q, const uint8_t *entry, uint64_t *first);
+int q_page_wait(struct qcow2 *q, uint64_t offset, enum q_page_kind kind, struct q_page **page);
+int q_ref_wait(struct qcow2 *q, uint64_t cluster, bool more, uint64_t *count);
+
+/* check.c, resize.c */
+int q_check(struct qcow2 *q, unsigned fix, struct block_check *result, struct err *err);
+bool qcow2_check(struct block *b, unsigned fix, struct block_check *result, struct err *err);
+bool qcow2_resize(struct block *b, uint64_t size, struct err *err);
+
+/* bitmap.c: calls mark(arg, offset, bytes, what) for all that bitmaps occupy. */
+int q_bitmaps_visit(struct qcow2 *q, void (*mark)(void *, uint64_t, uint64_t, const char *),
+                    void *arg);
+
+/* snapshot.c */
+struct q_snapshot {
+    uint64_t l1_offset, vm_clock, state_size, disk_size, icount;
+    uint32_t l1_size, date_s, date_ns, extra_size;
+    uint8_t *extra; /* as found */
+    char id[64], name[256];
+};
+bool q_snapshots_load(struct qcow2 *q, struct q_snapshot **list, unsigned *count, struct err *err);
+void q_snapshots_free(struct q_snapshot *s, unsigned count);
+uint64_t q_snapshots_bytes(const struct q_snapshot *s, unsigned count);
+bool q_snapshot_open(struct qcow2 *q, const char *name, struct err *err);
+int q_take_row(struct qcow2 *q, uint64_t clusters, uint64_t *offset); /* in a row; waits */
 
 /* create.c */
 bool q_create_check(const struct block_create *c, struct err *err);

@@ -220,6 +220,32 @@ int q_ref_more(struct qcow2 *q, uint64_t offset, struct q_wait *w)
     return 0;
 }
 
+/* The count of a cluster, raised by one if asked; waits. */
+int q_ref_wait(struct qcow2 *q, uint64_t cluster, bool more, uint64_t *count)
+{
+    struct q_page *page;
+    struct q_sleep s;
+    uint64_t index = 0;
+    int got;
+
+    do {
+        q_sleep_init(&s);
+        got = ref_page(q, cluster, &s.wait, &page, &index);
+        if (got > 0)
+            got = q_sleep(q, &s);
+    } while (got > 0);
+    if (got)
+        return got;
+    *count = page ? q_ref_get(page->data, index, q->h.refcount_order) : 0;
+    if (!more || !page)
+        return 0;
+    if (*count == q_ref_max(q))
+        return -ERANGE;
+    q_ref_set(page->data, index, q->h.refcount_order, *count + 1);
+    q_page_dirty(page);
+    return 0;
+}
+
 /* ---- giving back ---- */
 
 static bool frees_add(struct q_frees *f, uint64_t first, uint64_t count)
@@ -279,6 +305,7 @@ static void release_run(struct qcow2 *q)
         q_ref_set(page->data, q->release_index + i, q->h.refcount_order, 0);
     q_page_dirty(page);
     page->pins--;
+    q_cache_drop(q, q->release_first << q->cluster_bits, q->release_count << q->cluster_bits);
     q->free_hint = min_u64(q->free_hint, q->release_first);
     q->unpacked_from = 0;
 }
