@@ -201,6 +201,7 @@ void block_close(struct block *b)
 
 void block_free(struct block *b)
 {
+    loop_unpost(b->loop, &b->finish); /* it may be posted although nothing is left to finish */
     block_close(b->backing);
     block_close(b->data);
     block_close(b->under);

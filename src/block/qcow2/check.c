@@ -366,7 +366,8 @@ static int check_once(struct checker *c)
     c->changed = false;
     c->clusters = q_file_clusters(c->q);
     for (c->base = 0; c->base < c->clusters && !failed; c->base += WINDOW) {
-        memset(c->count, 0, WINDOW * sizeof *c->count);
+        /* A little more than the file has: mending may append. */
+        memset(c->count, 0, min_u64(WINDOW, c->clusters - c->base + 4096) * sizeof *c->count);
         c->first = c->base == 0;
         failed = mark_all(c);
         if (!failed)
