@@ -170,6 +170,32 @@ static bool make_data_file(const struct block_create *c, uint64_t size, struct e
     return good;
 }
 
+/* All clusters, by writing zeroes to them. */
+static bool fill_qcow2(struct loop *loop, const char *file, struct err *err)
+{
+    struct block_config config = {.format = "qcow2"};
+    size_t chunk = 1 << 20;
+    void *zeroes = aligned_alloc(4096, chunk);
+    struct block *b;
+    int failed = zeroes ? 0 : -ENOMEM;
+
+    snprintf(config.file, sizeof config.file, "%s", file);
+    b = block_open(loop, &config, err);
+    if (!b) {
+        free(zeroes);
+        return false;
+    }
+    if (zeroes)
+        memset(zeroes, 0, chunk);
+    for (uint64_t at = 0; at < b->size && !failed; at += chunk)
+        failed = block_run(b, BLOCK_WRITE, 0, at, zeroes, min_u64(chunk, b->size - at));
+    if (!failed)
+        failed = block_run(b, BLOCK_FLUSH, 0, 0, NULL, 0);
+    block_close(b);
+    free(zeroes);
+    return !failed || err_set(err, -failed, "cannot be filled: %s", strerror(-failed));
+}
+
 static bool create_qcow2(struct loop *loop, const struct block_create *c, struct err *err)
 {
     struct block_config config = {.growable = true, .format = "raw"};
@@ -180,6 +206,10 @@ static bool create_qcow2(struct loop *loop, const struct block_create *c, struct
 
     if (!q_create_check(c, err))
         return false;
+    if (c->preallocation == PREALLOC_METADATA || (c->preallocation && c->backing))
+        return err_set(err, ENOTSUP,
+                       "preallocation of a qcow2 image is off, falloc or full, without a backing "
+                       "file");
     if (c->backing && !c->backing_unchecked) {
         if (!look_at_backing(loop, c, &with.size, format, err))
             return false;
@@ -194,7 +224,7 @@ static bool create_qcow2(struct loop *loop, const struct block_create *c, struct
            (!c->data_file || make_data_file(&with, with.size, err)) &&
            q_create(raw, &with, with.size, err);
     block_close(raw);
-    return good;
+    return good && (!c->preallocation || fill_qcow2(loop, c->file, err));
 }
 
 bool block_create(struct loop *loop, const struct block_create *c, struct err *err)

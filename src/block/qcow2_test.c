@@ -418,6 +418,150 @@ static bool many(const char *what, bool (*one)(void), unsigned count, uint64_t s
     return ok(good == count, "%s: %u of %u", what, good, count);
 }
 
+/* ---- one thing each ---- */
+
+static bool refused(const char *name, const char *format, const char *want)
+{
+    struct block_config c = {.readonly = true};
+    struct err err = {0};
+    struct block *b;
+
+    snprintf(c.file, sizeof c.file, "%s", path(name));
+    snprintf(c.format, sizeof c.format, "%s", format);
+    b = block_open(loop, &c, &err);
+    block_close(b);
+    printf("# %s\n", b ? "opened" : err.text);
+    return !b && strstr(err.text, want);
+}
+
+static bool poke(const char *name, uint64_t at, uint8_t value)
+{
+    FILE *f = fopen(path(name), "r+");
+    bool good = f && fseek(f, (long)at, SEEK_SET) == 0 && fputc(value, f) == value;
+
+    return f && fclose(f) == 0 && good;
+}
+
+static void test_chains(void)
+{
+    struct block *b;
+
+    ok(sh("qemu-img create -f qcow2 a.qcow2 1M && "
+          "qemu-img create -f qcow2 -b a.qcow2 -F qcow2 b.qcow2 && "
+          "qemu-img rebase -u -b b.qcow2 -F qcow2 a.qcow2"),
+       "two images over each other");
+    ok(refused("a.qcow2", "qcow2", "meets itself"), "a circle");
+    ok(sh("qemu-img rebase -u -b a.qcow2 -F qcow2 a.qcow2") &&
+           refused("a.qcow2", "", "meets itself"),
+       "an image over itself");
+    ok(sh("qemu-img rebase -u -b nbd://localhost/x -F raw a.qcow2") &&
+           refused("a.qcow2", "", "is no file"),
+       "a URL is no file");
+    ok(sh("rm -f *.qcow2; qemu-img create -f raw plain 1M && "
+          "qemu-img create -f qcow2 -b plain -F raw guess.img") &&
+           refused("guess.img", "", "say format=qcow2"),
+       "a guess may not name other files");
+    ok(sh("mv guess.img guess.qcow2"), "renamed");
+    b = open_image("guess.qcow2", "", true);
+    ok(b && b->backing, "a name that says qcow2 is the user's word");
+    block_close(b);
+}
+
+static void test_broken(void)
+{
+    ok(sh("qemu-img create -f qcow2 x 1M"), "an image");
+    ok(poke("x", 79, 0x80) && refused("x", "", "does not know: bit 7"), "an unknown feature");
+    ok(poke("x", 79, 0) && poke("x", 40, 0x7f) && refused("x", "", "L1 table is not inside"),
+       "L1 table outside");
+    ok(poke("x", 40, 0) && poke("x", 36, 0xff) && refused("x", "", "L1 table is too large"),
+       "huge L1 table");
+    ok(poke("x", 36, 0) && poke("x", 45, 0) && refused("x", "", "lies over its header"),
+       "L1 table over the header");
+    ok(poke("x", 45, 3) && poke("x", 23, 30) && refused("x", "", "clusters of 2^30"), "clusters");
+}
+
+static void test_dirty(void)
+{
+    struct block *b;
+
+    ok(sh("qemu-img create -f qcow2 -o lazy_refcounts=on d 1M && "
+          "qemu-io -f qcow2 -c 'write -P 9 0 300000' -c abort d || true"),
+       "qemu dies with lazy refcounts");
+    ok(sh("test $(od -An -tu1 -j79 -N1 d) = 1"), "and leaves the dirty mark");
+    b = open_image("d", "qcow2", false);
+    ok(b && is_clean(b), "opened for writing it is mended");
+    block_close(b);
+    ok(sh("qemu-img check d && qemu-io -r -c 'read -P 9 0 300000' d"), "and qemu agrees");
+}
+
+static void test_preallocation(void)
+{
+    struct block_create c = {.format = "qcow2", .size = 1 << 20, .preallocation = PREALLOC_FULL};
+    struct block_extent e = {0};
+    struct err err = {0};
+    struct block *b;
+
+    c.file = path("full");
+    ok(said(block_create(loop, &c, &err), &err), "preallocated");
+    b = open_image("full", "qcow2", true);
+    ok(b && block_map(b, 0, b->size, &e, &err) && e.data && e.length == c.size, "all of it");
+    block_close(b);
+    ok(sh("qemu-img check full"), "and qemu agrees");
+    c.preallocation = PREALLOC_METADATA;
+    ok(!block_create(loop, &c, &err), "not in part");
+}
+
+static void test_data_file(void)
+{
+    struct block_create c = {.format = "qcow2", .size = 2 << 20, .data_file = "data"};
+    static uint8_t shadow[2 << 20];
+    struct err err = {0};
+    struct block *b;
+
+    c.file = path("ext");
+    ok(said(block_create(loop, &c, &err), &err), "an external data file");
+    ok(qemu_writes("ext", shadow, sizeof shadow, 4 << 20, 12), "qemu writes");
+    b = open_image("ext", "qcow2", false);
+    ok(b && holds(b, shadow, sizeof shadow), "hull reads");
+    for (unsigned i = 0; b && i < 10; i++)
+        batch(b, shadow, 65536);
+    ok(b && holds(b, shadow, sizeof shadow) && is_clean(b), "hull writes");
+    block_close(b);
+    ok(save("shadow", shadow, sizeof shadow) && sh("qemu-img check -f qcow2 ext") &&
+           sh("qemu-img compare -f qcow2 -F raw ext shadow"),
+       "qemu reads");
+}
+
+static void test_snapshots(void)
+{
+    struct block_config c = {.readonly = true, .format = "qcow2", .snapshot = "one"};
+    struct block_snapshot *list = NULL;
+    struct err err = {0};
+    unsigned count = 0;
+    uint8_t byte[512];
+    struct block *b;
+
+    ok(sh("qemu-img create -f qcow2 s 1M && qemu-io -f qcow2 -c 'write -P 1 0 1M' s && qemu-img "
+          "snapshot -c one s && qemu-io -f qcow2 -c 'write -P 2 0 512k' s"),
+       "qemu takes a snapshot");
+    snprintf(c.file, sizeof c.file, "%s", path("s"));
+    b = block_open(loop, &c, &err);
+    ok(b && block_run(b, BLOCK_READ, 0, 0, byte, 512) == 0 && byte[0] == 1, "hull reads it");
+    block_close(b);
+    b = open_image("s", "qcow2", false);
+    ok(b && block_snapshot_list(b, &list, &count, &err) && count == 1 &&
+           strcmp(list[0].name, "one") == 0,
+       "lists it");
+    free(list);
+    ok(b && said(block_snapshot_create(b, "two", &err), &err), "takes another");
+    ok(b && said(block_snapshot_delete(b, "one", &err), &err) && is_clean(b), "deletes it");
+    block_close(b);
+    ok(sh("qemu-img check s && qemu-io -f qcow2 -c 'write -P 3 0 1M' s && qemu-img snapshot -a two "
+          "s && "
+          "qemu-io -f qcow2 -c 'read -P 2 0 512k' -c 'read -P 1 512k 512k' s && qemu-img check s"),
+       "qemu goes back to hull's");
+}
+
 static const struct {
     const char *what;
     bool (*one)(void);
@@ -440,6 +584,12 @@ int main(int argc, char **argv)
     loop = loop_open(&err);
     if (!ok(loop && mkdtemp(dir), "set up"))
         return tap_done();
+    test_chains();
+    test_broken();
+    test_dirty();
+    test_preallocation();
+    test_data_file();
+    test_snapshots();
     for (unsigned i = 0; i < ARRAY_SIZE(histories); i++)
         many(histories[i].what, histories[i].one, count, seed);
     loop_close(loop);
