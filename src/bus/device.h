@@ -74,6 +74,7 @@ struct board {
         struct board *b);        /* dev/timer.c's: after the clock stopped, ran or was set */
     _Atomic uint64_t clock_base; /* running: host time of board time 0; stopped: the board time */
     _Atomic bool clock_stopped;
+    bool clock_driven; /* host_now is virtual: who makes it calls devtimer_run */
 };
 
 struct device_type {

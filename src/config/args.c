@@ -147,6 +147,12 @@ static bool read_timeout(struct config *c, const char *value, struct err *err)
     return true;
 }
 
+static bool read_deterministic(struct config *c, const char *value, struct err *err)
+{
+    c->deterministic = true;
+    return true;
+}
+
 static bool read_panic(struct config *c, const char *value, struct err *err)
 {
     c->exit_on_panic = true;
@@ -210,6 +216,7 @@ static const struct option options[] = {
     {"--gdb", "ADDRESS", "a debugger's socket (a later version)", .read = read_later},
     {"--display", "none|vnc[=ADDRESS]", "a screen (a later version)", .read = read_later},
     {"--random-seed", "N", "seed what the machine itself makes up (MAC, UUID)", .read = read_seed},
+    {"--deterministic", NULL, "the same run every time: virtual time, one vCPU at a time (soft engine)", .read = read_deterministic},
     {"--timeout", "SECONDS", "end the machine after that time, status 124", .read = read_timeout},
     {"--exit-on-panic", NULL, "end with status 3 when the guest reports a panic", .read = read_panic},
     {"--debug-exit", NULL, "add the isa-debug-exit port 0xf4: the guest chooses the exit status", .read = read_debug_exit},

@@ -40,6 +40,7 @@ const struct field config_fields[] = {
     FIELD(struct config, control_fd, 65535),
     FIELD(struct config, random_seed, UINT64_MAX),
     FIELD(struct config, has_random_seed, 1),
+    FIELD(struct config, deterministic, 1),
     FIELD(struct config, timeout_s, UINT32_MAX),
     FIELD(struct config, exit_on_panic, 1),
     FIELD(struct config, debug_exit, 1),

@@ -55,6 +55,7 @@ struct config {
     uint32_t control_fd; /* a connected QMP client inside hull-vmm, 0: none */
     uint64_t random_seed;
     bool has_random_seed;
+    bool deterministic;
     uint32_t timeout_s; /* 0: none */
     bool exit_on_panic;
     bool debug_exit; /* isa-debug-exit at 0xf4 */

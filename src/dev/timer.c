@@ -31,7 +31,7 @@ static void clock_rearm(struct devclock *c)
     pthread_mutex_unlock(&c->lock);
     if (!b->loop)
         return;
-    if (at_ns == UINT64_MAX || b->clock_stopped)
+    if (at_ns == UINT64_MAX || b->clock_stopped || b->clock_driven)
         loop_cancel(b->loop, &c->timer);
     else
         loop_at(b->loop, &c->timer, board_host_time(b, at_ns));
@@ -86,6 +86,20 @@ void devtimer_run(struct board *board)
         pthread_mutex_unlock(&t->dev->lock);
     }
     clock_rearm(c);
+}
+
+uint64_t devtimer_next(struct board *board)
+{
+    struct devclock *c = board->clock;
+    uint64_t at_ns = UINT64_MAX;
+
+    if (!c || board->clock_stopped)
+        return UINT64_MAX;
+    pthread_mutex_lock(&c->lock);
+    if (!list_empty(&c->armed))
+        at_ns = container_of(c->armed.next, struct devtimer, link)->at_ns;
+    pthread_mutex_unlock(&c->lock);
+    return at_ns == UINT64_MAX ? at_ns : board_host_time(board, at_ns);
 }
 
 static void clock_fire(struct timer *timer)

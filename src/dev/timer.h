@@ -27,6 +27,8 @@ void devtimer_close(struct devtimer *t);
 /* Under the device's lock. */
 void devtimer_at(struct devtimer *t, uint64_t at_ns);
 void devtimer_cancel(struct devtimer *t);
+/* When (board->host_now) the earliest is due; UINT64_MAX: none. Any thread. */
+uint64_t devtimer_next(struct board *board);
 /* Fires what is due. The loop does this; tests with a hand-wound clock call it. */
 void devtimer_run(struct board *board);
 

@@ -45,6 +45,13 @@ struct vm_events { /* calls upward, from vCPU threads; all return at once */
     void (*broken)(struct vm *vm, struct vcpu *cpu, const struct err *err);
     void (*eoi)(struct vm *vm, uint8_t vector); /* level-triggered EOI: to the IOAPIC */
     int (*pic_ack)(struct vm *vm); /* INTA cycle: vector from the 8259 pair, -1: none */
+    /* Deterministic machines only, from the one vCPU that runs. quiet: the loop has nothing to do.
+     * settle: kick this vCPU once that is so. next_timer: when (soft_virtual_ns) a device's timer
+     * is due; run_timers has the loop fire those that are. */
+    bool (*quiet)(struct vm *vm);
+    void (*settle)(struct vm *vm, struct vcpu *cpu);
+    uint64_t (*next_timer)(struct vm *vm);
+    void (*run_timers)(struct vm *vm);
 };
 
 /* engine/x86/model.h: what CPUID and MSRs say, and what an engine can make them say here */
@@ -104,6 +111,7 @@ struct vm {
     struct vcpu *cpu[VCPUS_MAX];
     unsigned cpu_count;
     uint64_t random_seed;
+    bool deterministic; /* the soft engine's: one vCPU at a time, virtual time */
     void *priv; /* the engine's */
     /* engine/vcpu.c's */
     pthread_mutex_t lock;
@@ -135,5 +143,9 @@ bool vm_reset(struct vm *vm, struct err *err);
 void vcpu_state_reset(struct vcpu_state *state, bool boot_cpu, unsigned id);
 
 extern const struct engine_ops soft_engine, kvm_engine;
+
+/* The clocks of this process's deterministic machine. */
+uint64_t soft_virtual_ns(void);
+uint64_t soft_virtual_wall_ns(void);
 
 #endif

@@ -284,12 +284,56 @@ static uint64_t time_to_wait(struct loop *l, uint64_t timeout_ns, bool retry)
     return timeout_ns;
 }
 
+bool loop_quiet(struct loop *l)
+{
+    return __atomic_load_n(&l->posted, __ATOMIC_SEQ_CST) == NULL &&
+           !__atomic_load_n(&l->stirred, __ATOMIC_SEQ_CST) &&
+           __atomic_load_n(&l->resting, __ATOMIC_SEQ_CST);
+}
+
+void loop_stir(struct loop *l)
+{
+    __atomic_store_n(&l->stirred, true, __ATOMIC_SEQ_CST);
+}
+
+void loop_when_quiet(struct loop *l, struct call *c)
+{
+    __atomic_store_n(&l->quiet, c, __ATOMIC_SEQ_CST);
+    wake(l);
+}
+
+/* Before the loop waits: is there nothing that it will do by itself? A call posted from now on is
+ * seen by loop_quiet. Only who waits for that pays for a look at the watches: true if *b has
+ * events. */
+static bool rest(struct loop *l, struct batch *b)
+{
+    struct call *c = __atomic_load_n(&l->quiet, __ATOMIC_SEQ_CST);
+
+    if (l->depth > 1 || l->ready || l->last || l->in_flight || !list_empty(&l->queued) ||
+        __atomic_load_n(&l->posted, __ATOMIC_SEQ_CST))
+        return false;
+    if (c) {
+        b->count = wait_events(l, b, 0);
+        if (b->count)
+            return true;
+        __atomic_store_n(&l->quiet, NULL, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&l->stirred, false, __ATOMIC_SEQ_CST);
+    }
+    __atomic_store_n(&l->resting, true, __ATOMIC_SEQ_CST);
+    if (c)
+        c->run(c);
+    return false;
+}
+
 void loop_turn(struct loop *l, uint64_t timeout_ns)
 {
     struct batch b;
     bool retry = !files_flush(l);
 
-    b.count = wait_events(l, &b, time_to_wait(l, timeout_ns, retry));
+    l->depth++;
+    if (!rest(l, &b))
+        b.count = wait_events(l, &b, time_to_wait(l, timeout_ns, retry));
+    __atomic_store_n(&l->resting, false, __ATOMIC_SEQ_CST);
     b.outer = l->batch;
     l->batch = &b;
     for (int i = 0; i < b.count; i++) {
@@ -304,6 +348,7 @@ void loop_turn(struct loop *l, uint64_t timeout_ns)
     files_reap(l);
     run_last(l);
     files_flush(l); /* so that what this turn asked for runs while the caller does something else */
+    l->depth--;
 }
 
 void loop_run(struct loop *l)

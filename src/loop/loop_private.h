@@ -25,6 +25,10 @@ struct loop {
     struct call *ready, **ready_end; /* taken from `posted`, oldest first */
     struct call *last;               /* for the end of the turn, newest first */
     struct list timers;              /* sorted by at_ns */
+    struct call *quiet;              /* atomic: run it when there is nothing else to do */
+    bool stirred;                    /* atomic: a watch may have become ready since it was quiet */
+    bool resting;                    /* atomic: waiting, and nothing to do */
+    unsigned depth;                  /* of nested turns */
     struct batch *batch;
     struct watch wake_watch;
     /* file requests */

@@ -92,6 +92,10 @@ static bool add_cpus(struct machine *m, struct err *err)
     m->vm.pio = &m->pio;
     m->vm.model = &m->model;
     m->vm.random_seed = m->config.random_seed;
+    if (m->config.deterministic && choice.ops != &soft_engine)
+        return err_set(err, EINVAL, "--deterministic: only the soft engine can; use --engine soft");
+    if (m->config.deterministic)
+        machine_virtual(m);
     return vm_open(&m->vm, choice.ops, m->config.cpus, err);
 }
 
@@ -270,7 +274,7 @@ static bool add_ports(struct machine *m, struct err *err)
 
 static bool add_small_devices(struct machine *m, struct err *err)
 {
-    uint64_t seed = m->config.has_random_seed ? m->config.random_seed : 0;
+    uint64_t seed = m->config.has_random_seed ? m->config.random_seed : m->vm.random_seed;
 
     return device_attach(&m->board, virtio_rng_new("rng0", seed), err) &&
            (!m->config.balloon || device_attach(&m->board, virtio_balloon_new("balloon0"), err));

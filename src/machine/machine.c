@@ -67,6 +67,10 @@ static const struct vm_events vm_events = {
     .broken = vm_broken,
     .eoi = vm_eoi,
     .pic_ack = vm_pic_ack,
+    .quiet = machine_vm_quiet,
+    .settle = machine_vm_settle,
+    .next_timer = machine_vm_next_timer,
+    .run_timers = machine_vm_run_timers,
 };
 
 static void on_irq(struct board *b, unsigned gsi, bool level)
@@ -308,7 +312,7 @@ static void timed_out(struct timer *t)
 /* A random (version 4) UUID, or one that --random-seed repeats. */
 static void make_uuid(struct machine *m)
 {
-    if (m->config.has_random_seed)
+    if (m->config.has_random_seed || m->config.deterministic)
         memcpy(m->uuid, &m->config.random_seed, sizeof m->config.random_seed);
     else if (getrandom(m->uuid, sizeof m->uuid, 0) != sizeof m->uuid)
         memset(m->uuid, 0, sizeof m->uuid);
@@ -319,7 +323,7 @@ static void make_uuid(struct machine *m)
 /* A machine that --random-seed makes repeatable is the same one every time. */
 static void new_generation(struct machine *m)
 {
-    if (m->config.has_random_seed)
+    if (m->config.has_random_seed || m->config.deterministic)
         memcpy(m->generation, m->uuid, sizeof m->generation);
     else if (getrandom(m->generation, sizeof m->generation, 0) != sizeof m->generation)
         memset(m->generation, 0, sizeof m->generation);
@@ -422,6 +426,7 @@ void machine_close(struct machine *m)
                     */
         loop_cancel(m->loop, &m->timeout);
         loop_unpost(m->loop, &m->attend);
+        loop_unpost(m->loop, &m->timers);
     }
     qmp_close(m->qmp);
     m->qmp = NULL;

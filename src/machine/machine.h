@@ -76,6 +76,9 @@ struct machine {
     _Atomic uint32_t asked; /* ASK_ bits */
     _Atomic uint32_t debug_code;
     struct timer timeout;
+    /* virtual.c: deterministic machines */
+    struct vcpu *waiting; /* until the loop is quiet */
+    struct call quiet, timers;
 };
 
 /* Builds everything; the guest does not run yet. On failure everything is undone. */
@@ -110,6 +113,12 @@ void machine_resize_console(struct machine *m, uint16_t columns, uint16_t rows);
 
 /* ---- assemble.c ---- */
 bool machine_assemble(struct machine *m, struct err *err);
+/* ---- virtual.c: time of a deterministic machine ---- */
+void machine_virtual(struct machine *m); /* before devices and the engine */
+bool machine_vm_quiet(struct vm *vm);    /* vm_events */
+void machine_vm_settle(struct vm *vm, struct vcpu *cpu);
+uint64_t machine_vm_next_timer(struct vm *vm);
+void machine_vm_run_timers(struct vm *vm);
 /* ---- load.c: what the guest finds in memory at power-on and after each reset ---- */
 bool machine_open_kernel(struct machine *m, struct err *err);
 bool machine_load(struct machine *m, struct err *err);

@@ -132,6 +132,7 @@ void virtio_notify(struct virtio *v, uint32_t queue)
     if (queue >= v->queue_count)
         return;
     vq = &v->queue[queue];
+    loop_stir(v->loop);
     /* One write wakes the loop; further ones would only cost. See kick_ready. */
     if (!__atomic_exchange_n(&vq->kicked, true, __ATOMIC_SEQ_CST) ||
         __atomic_load_n(&vq->lent, __ATOMIC_SEQ_CST))

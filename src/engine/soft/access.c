@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Loads and stores of instruction handlers: segmentation, then the TLB, then the slow half, which
  * splits accesses at page ends, reaches devices and watches breakpoints. */
+#include "engine/soft/det.h"
 #include "engine/soft/access.h"
 #include "bus/bus.h"
 
@@ -98,15 +99,18 @@ static uint64_t device_read(struct soft_cpu *cpu, uint64_t phys, unsigned size)
 {
     if ((phys & PAGE_MASK) == cpu->apic_page)
         return soft_apic_mmio_read(cpu, phys & ~PAGE_MASK, size);
+    det_access(cpu);
     return bus_read(cpu->vm->mmio, phys, size);
 }
 
 static void device_write(struct soft_cpu *cpu, uint64_t phys, unsigned size, uint64_t value)
 {
-    if ((phys & PAGE_MASK) == cpu->apic_page)
+    if ((phys & PAGE_MASK) == cpu->apic_page) {
         soft_apic_mmio_write(cpu, phys & ~PAGE_MASK, size, (uint32_t)value);
-    else
-        bus_write(cpu->vm->mmio, phys, value, size);
+        return;
+    }
+    det_access(cpu);
+    bus_write(cpu->vm->mmio, phys, value, size);
 }
 
 static unsigned piece(uint64_t phys, size_t len)

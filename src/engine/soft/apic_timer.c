@@ -32,7 +32,7 @@ void apic_timer_stop(struct soft_apic *a)
 
 static void arm_deadline(struct soft_apic *a)
 {
-    uint64_t now = now_ns(), tsc = soft_tsc(a->cpu), ahead;
+    uint64_t now = soft_now_ns(a->cpu), tsc = soft_tsc(a->cpu), ahead;
 
     if (!a->tsc_deadline) {
         apic_timer_stop(a);
@@ -41,7 +41,7 @@ static void arm_deadline(struct soft_apic *a)
     ahead = a->tsc_deadline > tsc ? a->tsc_deadline - tsc : 0;
     if (ahead > BIT(62))
         ahead = BIT(62);
-    arm(a, now + mul_div(ahead, 1000000000, soft_tsc_hz()) + 1);
+    arm(a, now + mul_div(ahead, 1000000000, soft_tsc_hz(a->cpu)) + 1);
 }
 
 void soft_apic_tsc_moved(struct soft_cpu *cpu)
@@ -54,7 +54,7 @@ static void arm_count(struct soft_apic *a)
 {
     uint64_t period = period_ns(a);
 
-    a->start_ns = now_ns();
+    a->start_ns = soft_now_ns(a->cpu);
     arm(a, a->initial ? a->start_ns + (period ? period : 1) : 0);
 }
 
@@ -78,7 +78,8 @@ void apic_timer_set_divide(struct soft_apic *a, uint32_t value)
     a->divide = value & 0xb;
     if (!a->due_ns || mode(a) == LVT_DEADLINE || !left)
         return;
-    a->start_ns = now_ns() - mul_div((uint64_t)(a->initial - left) * divisor(a), 1000000000, a->hz);
+    a->start_ns = soft_now_ns(a->cpu) -
+                  mul_div((uint64_t)(a->initial - left) * divisor(a), 1000000000, a->hz);
     arm(a, a->start_ns + period_ns(a));
 }
 
@@ -108,7 +109,7 @@ uint32_t apic_timer_current(const struct soft_apic *a)
 
     if (!a->due_ns || mode(a) == LVT_DEADLINE)
         return 0;
-    now = now_ns();
+    now = soft_now_ns(a->cpu);
     left = a->due_ns > now ? a->due_ns - now : 0;
     left = mul_div(left, a->hz, 1000000000) / divisor(a);
     return (uint32_t)min_u64(left, a->initial);
@@ -116,7 +117,7 @@ uint32_t apic_timer_current(const struct soft_apic *a)
 
 uint64_t apic_timer_left_ns(const struct soft_apic *a)
 {
-    uint64_t now = now_ns();
+    uint64_t now = soft_now_ns(a->cpu);
 
     if (!a->due_ns)
         return 0;
@@ -125,7 +126,7 @@ uint64_t apic_timer_left_ns(const struct soft_apic *a)
 
 void apic_timer_resume(struct soft_apic *a, uint64_t left_ns)
 {
-    uint64_t now = now_ns();
+    uint64_t now = soft_now_ns(a->cpu);
 
     if (mode(a) == LVT_DEADLINE) {
         arm_deadline(a);
@@ -149,7 +150,7 @@ static void rearm_periodic(struct soft_apic *a, uint64_t now)
 void soft_apic_timer(struct soft_cpu *cpu)
 {
     struct soft_apic *a = cpu->apic;
-    uint64_t now = now_ns();
+    uint64_t now = soft_now_ns(a->cpu);
 
     if (!a->due_ns)
         return;

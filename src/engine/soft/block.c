@@ -40,6 +40,7 @@ bool soft_cpu_open(struct soft_cpu *cpu, struct err *err)
 
     cpu->a20_mask = cpu->a20_mask ? cpu->a20_mask : ~0ULL;
     cpu->apic_page = cpu->apic_page ? cpu->apic_page : 1;
+    cpu->limit = cpu->det ? 0 : UINT64_MAX; /* 0: det_look says more */
     cpu->tlb = soft_map_near(cpu, sizeof *cpu->tlb); /* translated code reaches it from cpu */
     if (cpu->tlb == NULL)
         return err_set(err, ENOMEM, "no memory for a vCPU's TLB");
@@ -530,6 +531,7 @@ const struct uop *soft_find(struct soft_cpu *cpu)
     if (likely(j->rip == rip && j->tag == cpu->jump_tag[rip >> 63]))
         return j->uop;
     cpu->blocks->counters.finds++;
+    soft_uncounted(cpu); /* all of the last block was done: a fault here takes nothing back */
     cpu->rip = rip;
     check_rip(cpu, rip, 1);
     b = lookup(cpu, code_linear(cpu, rip));
@@ -569,6 +571,13 @@ const struct uop *uop_redirect(struct soft_cpu *cpu, const struct uop *u)
     GOTO((const struct uop *)u->imm);
 }
 
+/* Not the whole block may run: the run loop goes on instruction by instruction. */
+static const struct uop *at_limit(struct soft_cpu *cpu)
+{
+    cpu->rip = cpu->block_rip;
+    return NULL;
+}
+
 /* The page changed since the block was made, or something is pending. */
 static const struct uop *enter_slow(struct soft_cpu *cpu, const struct uop *u, bool stale)
 {
@@ -584,6 +593,8 @@ static const struct uop *enter_slow(struct soft_cpu *cpu, const struct uop *u, b
         to = soft_find(cpu);
         GOTO(to);
     }
+    if (unlikely(cpu->instructions + b->insns > cpu->limit))
+        return at_limit(cpu);
     cpu->instructions += b->insns;
     NEXT;
 }
@@ -614,6 +625,8 @@ const struct uop *uop_enter(struct soft_cpu *cpu, const struct uop *u)
             !cpu->jit_refused)
             GOTO(u);
     }
+    if (unlikely(cpu->instructions + u->at > cpu->limit))
+        return at_limit(cpu);
     cpu->instructions += u->at;
     NEXT;
 }
@@ -625,6 +638,8 @@ const struct uop *uop_enter2(struct soft_cpu *cpu, const struct uop *u)
 
     if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) || stale)
         return enter_slow(cpu, u, stale);
+    if (unlikely(cpu->instructions + u->at > cpu->limit))
+        return at_limit(cpu);
     cpu->instructions += u->at;
     NEXT;
 }

@@ -55,6 +55,29 @@ static inline bool soft_block_changed(const struct block *b)
 void soft_block_translated(struct block *b);
 void soft_block_plain(struct soft_cpu *cpu, struct block *b);
 
+/* Instructions of this uop's block that begin with its own or come later. */
+static inline unsigned soft_uops_left(const struct uop *u)
+{
+    const struct block *b = soft_block_of(u - u->n);
+
+    return b->insns - (unsigned)(uop_insn(u) - b->insn);
+}
+
+/* Counted in cpu->instructions, but not completed, the running one first. */
+static inline unsigned soft_behind(const struct soft_cpu *cpu)
+{
+    return cpu->uop ? soft_uops_left(cpu->uop) : cpu->behind;
+}
+
+static inline void soft_uncounted(struct soft_cpu *cpu)
+{
+    cpu->uop = NULL;
+    cpu->behind = 0;
+}
+
+/* The block ends early: behind `done`, or (NULL) before the instruction that is running. */
+void soft_uncount(struct soft_cpu *cpu, const struct insn *done);
+
 /* The uop at which the code at cpu->block_rip begins, made if need be. Raises fetch faults. */
 const struct uop *soft_find(struct soft_cpu *cpu);
 /* The key of the current mode, and everything that follows from it. */

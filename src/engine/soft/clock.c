@@ -11,6 +11,7 @@
  * reads `sleeping`. All sequentially consistent, so one of each pair sees the other. */
 #include "base/clock.h"
 #include "engine/soft/apic.h"
+#include "engine/soft/det.h"
 #include <stdlib.h>
 #include <errno.h>
 #include <limits.h>
@@ -33,14 +34,24 @@ struct soft_clock {
 };
 
 /* ---- TSC ---- */
-uint64_t soft_tsc_hz(void)
+uint64_t soft_tsc_hz(const struct soft_cpu *cpu)
 {
-    return host_tsc_khz() * 1000ull;
+    return cpu->det ? 1000000000 : host_tsc_khz() * 1000ull;
+}
+
+static uint64_t raw_tsc(const struct soft_cpu *cpu)
+{
+    return cpu->det ? det_now(cpu) : __rdtsc();
 }
 
 uint64_t soft_tsc(const struct soft_cpu *cpu)
 {
-    return __rdtsc() + cpu->tsc_offset;
+    return raw_tsc(cpu) + cpu->tsc_offset;
+}
+
+uint64_t soft_now_ns(const struct soft_cpu *cpu)
+{
+    return cpu->det ? det_now(cpu) : now_ns();
 }
 
 /* ---- futexes ---- */
@@ -124,7 +135,10 @@ static void notify(struct soft_clock *clock, uint64_t due)
 void clock_arm(struct soft_cpu *cpu, uint64_t due_ns)
 {
     atomic_store(&cpu->apic->deadline_ns, due_ns);
-    notify(cpu->clock, due_ns);
+    if (cpu->det)
+        det_rearm(cpu);
+    else
+        notify(cpu->clock, due_ns);
 }
 
 static int start_thread(struct soft_clock *clock)
@@ -140,7 +154,7 @@ static int start_thread(struct soft_clock *clock)
     return e;
 }
 
-struct soft_clock *soft_clock_open(bool thread, struct err *err)
+struct soft_clock *soft_clock_open(bool thread, bool virtual_time, struct err *err)
 {
     struct soft_clock *clock = calloc(1, sizeof *clock);
     int e;
@@ -150,7 +164,7 @@ struct soft_clock *soft_clock_open(bool thread, struct err *err)
         return NULL;
     }
     pthread_mutex_init(&clock->lock, NULL);
-    clock->tsc_offset = -__rdtsc();
+    clock->tsc_offset = virtual_time ? 0 : -__rdtsc();
     e = thread ? start_thread(clock) : 0;
     if (e) {
         pthread_mutex_destroy(&clock->lock);
@@ -178,8 +192,8 @@ void soft_clock_close(struct soft_clock *clock)
  * where the machine's clock is mean the same clock, and share it exactly. */
 uint64_t soft_clock_offset(struct soft_cpu *cpu, uint64_t tsc, uint64_t adjust)
 {
-    uint64_t offset = tsc - adjust - __rdtsc(), apart = offset - cpu->clock->tsc_offset,
-             second = soft_tsc_hz();
+    uint64_t offset = tsc - adjust - raw_tsc(cpu), apart = offset - cpu->clock->tsc_offset,
+             second = soft_tsc_hz(cpu);
 
     if (apart + second <= 2 * second)
         offset = cpu->clock->tsc_offset;
@@ -192,7 +206,7 @@ void soft_clock_set(struct vm *vm, uint64_t tsc)
 {
     struct soft_cpu *first = vm->cpu[0]->priv;
 
-    first->clock->tsc_offset = tsc - __rdtsc();
+    first->clock->tsc_offset = tsc - raw_tsc(first);
 }
 
 /* ---- sleeping vCPUs ---- */
@@ -204,6 +218,10 @@ void soft_sleep(struct vcpu *vcpu)
     struct soft_cpu *cpu = vcpu->priv;
     uint32_t pending;
 
+    if (cpu->det) {
+        det_sleep(cpu);
+        return;
+    }
     atomic_store(&cpu->sleeping, 1);
     while (!((pending = atomic_load(&cpu->pending)) & WAKE_BITS)) {
         uint64_t next = UINT64_MAX;

@@ -2,6 +2,7 @@
 /* The soft engine's entry points: opening, closing, kicks and interrupts from outside, and the
  * state that goes into snapshots and comes out of them. What comes in is checked, because it may
  * come from a stranger: nothing in it may make the engine do what a guest could not. */
+#include "engine/soft/det.h"
 #include "engine/soft/page.h"
 #include "engine/soft/system.h"
 #include <errno.h>
@@ -26,8 +27,10 @@ static void engine_vcpu_close(struct vcpu *vcpu)
         return;
     if (cpu->clock)
         soft_clock_watch(cpu, false);
-    if (vcpu->id == 0)
+    if (vcpu->id == 0) {
         soft_clock_close(cpu->clock);
+        det_close(cpu->det);
+    }
     soft_cpu_close(cpu);
     soft_apic_close(cpu);
     free(cpu->msr);
@@ -57,8 +60,9 @@ static bool open_parts(struct soft_cpu *cpu, struct err *err)
     cpu->msr = calloc(1, sizeof *cpu->msr);
     if (!cpu->msr)
         return err_set(err, ENOMEM, "no memory for a vCPU");
-    cpu->clock = cpu->vcpu->id == 0 ? soft_clock_open(!cpu->soft->stepper, err)
-                                    : ((struct soft_cpu *)first->priv)->clock;
+    cpu->clock = cpu->vcpu->id == 0
+                     ? soft_clock_open(!cpu->soft->stepper && !cpu->det, cpu->det, err)
+                     : ((struct soft_cpu *)first->priv)->clock;
     if (!cpu->clock || !soft_cpu_open(cpu, err) || !soft_apic_open(cpu, err))
         return false;
     soft_clock_watch(cpu, true);
@@ -77,6 +81,10 @@ static bool engine_vcpu_open(struct vcpu *vcpu, struct err *err)
     cpu->soft = vcpu->vm->priv;
     cpu->a20_mask = UINT64_MAX;
     vcpu->priv = cpu;
+    if (vcpu->vm->deterministic && !det_open(cpu, err)) {
+        engine_vcpu_close(vcpu);
+        return false;
+    }
     if (open_parts(cpu, err))
         return true;
     engine_vcpu_close(vcpu);

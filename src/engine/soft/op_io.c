@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Instruction handlers: ports, hints, fences. */
+#include "engine/soft/det.h"
 #include "engine/soft/operand.h"
 #include "engine/soft/ops.h"
 #include <sched.h>
@@ -35,6 +36,7 @@ void soft_op_in(struct soft_cpu *cpu, const struct insn *in)
     if (kind_of(in, 1).place == X86_AT_IMM)
         port &= 0xff;
     soft_io_check(cpu, port, size);
+    det_access(cpu);
     put_reg(cpu, 0, size, bus_read(cpu->vm->pio, port, size));
 }
 
@@ -46,6 +48,7 @@ void soft_op_out(struct soft_cpu *cpu, const struct insn *in)
     if (kind_of(in, 0).place == X86_AT_IMM)
         port &= 0xff;
     soft_io_check(cpu, port, size);
+    det_access(cpu);
     bus_write(cpu->vm->pio, port, get_reg(cpu, 0, size), size);
 }
 

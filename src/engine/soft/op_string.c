@@ -6,6 +6,7 @@
  * the pages: then one host string instruction on host pointers does them, which also gives
  * overlapping operands their pattern semantics. Between pieces a pending event ends the instruction
  * with RIP unmoved. */
+#include "engine/soft/det.h"
 #include "engine/soft/operand.h"
 #include "engine/soft/ops.h"
 #include "engine/soft/tlb.h"
@@ -305,6 +306,7 @@ void soft_op_ins(struct soft_cpu *cpu, const struct insn *in)
     do {
         soft_probe_write(cpu, SEG_ES, at(&s, RDI),
                          s.size); /* a fault must not lose what the device gave */
+        det_access(cpu);
         soft_store(cpu, SEG_ES, at(&s, RDI), s.size, bus_read(cpu->vm->pio, port, s.size));
         advance(&s, RDI, 1);
     } while (string_next(&s, 1));
@@ -320,6 +322,7 @@ void soft_op_outs(struct soft_cpu *cpu, const struct insn *in)
     if (s.count == 0)
         return;
     do {
+        det_access(cpu);
         bus_write(cpu->vm->pio, port, soft_load(cpu, in->seg, at(&s, RSI), s.size), s.size);
         advance(&s, RSI, 1);
     } while (string_next(&s, 1));

@@ -7,6 +7,7 @@
  * then leaves PEND_SHADOW set, the run loop runs one instruction and calls again. A shadow is bound
  * to the address of the instruction it covers, so nobody has to clear it in the common case that no
  * event waits; RF likewise. */
+#include "engine/soft/det.h"
 #include "engine/soft/system.h"
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -17,6 +18,8 @@ void soft_pend(struct soft_cpu *cpu, uint32_t bits)
     atomic_fetch_or(&cpu->pending, bits); /* then look whether it sleeps: pairs with soft_sleep */
     if (atomic_load(&cpu->sleeping))
         syscall(SYS_futex, &cpu->pending, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    if (cpu->det && !(bits & PEND_TURN))
+        det_poke(cpu);
 }
 
 static void clear_pending(struct soft_cpu *cpu, uint32_t bits)
@@ -192,6 +195,14 @@ enum vcpu_exit soft_events(struct soft_cpu *cpu, bool *leave)
         clear_pending(cpu, PEND_KICK);
         *leave = true;
         return VCPU_KICKED;
+    }
+    if (cpu->det && (pending & (PEND_SYNC | PEND_TURN))) {
+        clear_pending(cpu, PEND_TURN);
+        if (!det_look(cpu)) {
+            *leave = true;
+            return VCPU_KICKED;
+        }
+        pending = atomic_load(&cpu->pending);
     }
     if (pending & PEND_SHADOW)
         return VCPU_KICKED; /* the instruction that shall run alone has not run yet */

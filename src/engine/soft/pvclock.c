@@ -4,6 +4,7 @@
  * Documentation/virt/kvm/x86/msr.rst). The TSC never changes its rate or offset here, so one write
  * when the guest asks is enough, and the page says that the time is stable across vCPUs. */
 #include "base/clock.h"
+#include "engine/soft/det.h"
 #include "engine/soft/system.h"
 
 struct pvclock_page { /* 32 bytes, no padding */
@@ -66,7 +67,7 @@ void pvclock_system_time(struct soft_cpu *cpu, uint64_t msr)
     if (!(msr & 1))
         return;
     /* Power-on is TSC 0 plus what the guest added, so all vCPUs' pages agree. */
-    scale(soft_tsc_hz(), &page.tsc_to_system_mul, &page.tsc_shift);
+    scale(soft_tsc_hz(cpu), &page.tsc_to_system_mul, &page.tsc_shift);
     publish(cpu, msr & ~1ull, &page, sizeof page);
 }
 
@@ -77,8 +78,11 @@ void pvclock_wall_clock(struct soft_cpu *cpu, uint64_t msr)
     uint64_t ns;
 
     clock_gettime(CLOCK_REALTIME, &now);
-    ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec -
-         mul_div(soft_tsc(cpu) - cpu->msr->tsc_adjust, 1000000000, soft_tsc_hz());
+    ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    if (cpu->det)
+        ns = soft_virtual_wall_ns();
+    ns -=
+         mul_div(soft_tsc(cpu) - cpu->msr->tsc_adjust, 1000000000, soft_tsc_hz(cpu));
     wall.sec = (uint32_t)(ns / 1000000000);
     wall.nsec = (uint32_t)(ns % 1000000000);
     publish(cpu, msr & ~3ull, &wall, sizeof wall);

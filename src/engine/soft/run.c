@@ -3,6 +3,7 @@
  *
  * setjmp is called once per run(). soft_raise comes back there with cpu->rip at the instruction
  * that faulted; the exception is delivered and the loop goes on. Delivery may itself fault. */
+#include "engine/soft/det.h"
 #include "engine/soft/block.h"
 #include "engine/soft/jit/run.h"
 #include "engine/soft/operand.h"
@@ -46,14 +47,32 @@ void soft_exec(struct soft_cpu *cpu, const struct insn *in)
         soft_code_stored(cpu);
 }
 
+/* A string instruction that has more to do. */
+static bool unfinished(const struct soft_cpu *cpu, const struct insn *in)
+{
+    return x86_form[in->form].class == X86_STRING && cpu->next_rip == cpu->rip;
+}
+
 static void one_instruction(struct soft_cpu *cpu)
 {
     struct insn in;
 
+    soft_uncounted(cpu);
     soft_fetch(cpu, &in);
     soft_exec(cpu, &in);
+    cpu->instructions += !unfinished(cpu, &in);
     cpu->rip = cpu->next_rip;
-    cpu->instructions++;
+}
+
+/* ---- counting ---- */
+
+void soft_uncount(struct soft_cpu *cpu, const struct insn *done)
+{
+    unsigned behind = soft_behind(cpu);
+
+    if (behind > 0)
+        cpu->instructions -= behind - (done && !unfinished(cpu, done));
+    soft_uncounted(cpu);
 }
 
 /* ---- uops that run instruction handlers ---- */
@@ -61,12 +80,14 @@ static void one_instruction(struct soft_cpu *cpu)
 static inline void exec_uop(struct soft_cpu *cpu, const struct uop *u)
 {
     cpu->rip = (cpu->block_rip + u->at) & ip_mask(cpu);
+    cpu->uop = u;
     soft_exec(cpu, uop_insn(u));
 }
 
 /* Leaves the block for the next instruction. */
-static const struct uop *leave(struct soft_cpu *cpu)
+static const struct uop *leave(struct soft_cpu *cpu, const struct uop *u)
 {
+    soft_uncount(cpu, uop_insn(u));
     cpu->rip = cpu->block_rip = cpu->next_rip;
     if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed)))
         return NULL;
@@ -78,7 +99,7 @@ const struct uop *uop_insn_end(struct soft_cpu *cpu, const struct uop *u)
     const struct uop *to;
 
     exec_uop(cpu, u);
-    to = leave(cpu);
+    to = leave(cpu, u);
     if (to == NULL)
         return NULL;
     GOTO(to);
@@ -89,6 +110,7 @@ const struct uop *uop_insn_next(struct soft_cpu *cpu, const struct uop *u)
     exec_uop(cpu, u);
     if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed) ||
                  soft_block_stale(u))) {
+        soft_uncount(cpu, uop_insn(u));
         cpu->rip = cpu->block_rip = cpu->next_rip;
         return NULL;
     }
@@ -101,6 +123,7 @@ const struct uop *uop_insn_plain(struct soft_cpu *cpu, const struct uop *u)
 
     cpu->rip = cpu->block_rip + u->at;
     cpu->next_rip = cpu->rip + in->length;
+    cpu->uop = u;
     soft_op[in->op](cpu, in);
     NEXT;
 }
@@ -116,7 +139,7 @@ const struct uop *soft_slow(struct soft_cpu *cpu, const struct uop *u)
                  u[1].fn == uop_fall || u[1].fn == uop_link || u[1].fn == uop_find ||
                  atomic_load_explicit(&cpu->pending, memory_order_relaxed) ||
                  soft_block_stale(u))) {
-        const struct uop *to = leave(cpu);
+        const struct uop *to = leave(cpu, u);
 
         if (to == NULL)
             return NULL;
@@ -156,6 +179,15 @@ static bool look_up(struct soft_cpu *cpu, enum vcpu_exit *exit)
     return *exit == VCPU_KICKED && !leave_run;
 }
 
+/* The last instructions before the limit, if that is why blocks ended. */
+static void to_limit(struct soft_cpu *cpu)
+{
+    while (cpu->instructions < cpu->limit && !atomic_load(&cpu->pending))
+        one_instruction(cpu);
+    if (cpu->instructions >= cpu->limit)
+        atomic_fetch_or(&cpu->pending, PEND_SYNC);
+}
+
 static enum vcpu_exit loop(struct soft_cpu *cpu)
 {
     enum vcpu_exit exit = VCPU_KICKED;
@@ -175,6 +207,9 @@ static enum vcpu_exit loop(struct soft_cpu *cpu)
                 continue;
         }
         run_blocks(cpu);
+        soft_uncounted(cpu);
+        if (unlikely(cpu->limit != UINT64_MAX))
+            to_limit(cpu);
     }
 }
 
@@ -183,6 +218,7 @@ static enum vcpu_exit loop(struct soft_cpu *cpu)
 static bool deliver_fault(struct soft_cpu *cpu)
 {
     operand_unlock(cpu);
+    soft_uncount(cpu, NULL);
     if (cpu->code_stores)
         soft_code_stored(cpu);
     if (unlikely(soft_tracing & TRACE_INT))
@@ -196,6 +232,8 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
     enum vcpu_exit exit;
     jmp_buf env;
 
+    if (cpu->det && !det_enter(cpu))
+        return VCPU_KICKED;
     atomic_store(&cpu->running, true);
     if (atomic_load(&cpu->request) != atomic_load(&cpu->request_done))
         soft_serve(cpu);

@@ -78,8 +78,12 @@ enum {
     PEND_TRAP = 128,   /* #DB trap or single-step after this instruction */
     PEND_SHADOW = 256, /* interrupt shadow: run one instruction, then look again */
     PEND_CODE = 512,   /* code changed somewhere: soft_jit_serve */
+    PEND_SYNC = 1024,  /* deterministic: devices were touched, or it is time for something */
+    PEND_TURN = 2048,  /* deterministic: this vCPU's turn */
 };
 
+struct uop;         /* uop.h */
+struct soft_det;    /* det.h */
 struct soft_tlb;    /* tlb.h */
 struct soft_blocks; /* block.h */
 struct soft_apic;   /* apic.h */
@@ -93,7 +97,9 @@ struct soft_cpu {
     struct tlb_table *rd, *wr; /* of the current class: memory uops look here */
     struct jump *jump;         /* the jump cache, and what its entries must carry to be current */
     uint64_t jump_tag[2];      /* by bit 63 of RIP */
+    /* Completed, once soft_behind() is taken off: blocks count their instructions when entered. */
     uint64_t instructions;
+    uint64_t limit; /* deterministic: no further than this many; else UINT64_MAX */
     uint16_t arith; /* OF in bits 0-7; SF ZF 0 AF 0 PF 1 CF in bits 8-15 */
     uint8_t cpl;
     uint8_t mode; /* enum x86_mode of CS */
@@ -148,9 +154,14 @@ struct soft_cpu {
     struct jit *jit;
     uint64_t jit_rax, jit_tmp; /* scratch of translated code */
     uint32_t jit_from;         /* the last indirect branch there: number of its jit_meta */
-    uint8_t jit_threshold;     /* entries until a block is translated; 0: never */
-    uint8_t vec_live;          /* JIT: the host's registers hold XMM, YMM, MXCSR; VEC_* below */
-    bool jit_refused;          /* the host did not let this thread have GS */
+    /* Where the handler that runs was called from: the uop, or how many instructions of the
+     * translated block were counted already and have not completed. */
+    const struct uop *uop;
+    uint32_t behind;
+    struct soft_det *det;  /* NULL: real time, vCPUs side by side */
+    uint8_t jit_threshold; /* entries until a block is translated; 0: never */
+    uint8_t vec_live;      /* JIT: the host's registers hold XMM, YMM, MXCSR; VEC_* below */
+    bool jit_refused;      /* the host did not let this thread have GS */
     struct soft_tlb *tlb;
     struct soft_blocks *blocks;
     struct soft_apic *apic;
@@ -276,9 +287,10 @@ bool soft_apic_check(const struct lapic_state *state, unsigned phys_bits, struct
 void soft_apic_set(struct soft_cpu *cpu,
                    const struct lapic_state *state); /* after soft_apic_check */
 uint64_t soft_tsc(const struct soft_cpu *cpu);
-uint64_t soft_tsc_hz(void);
+uint64_t soft_tsc_hz(const struct soft_cpu *cpu);
+uint64_t soft_now_ns(const struct soft_cpu *cpu); /* what the APIC's timers go by */
 /* NULL on error. Without its thread, timers never fire. */
-struct soft_clock *soft_clock_open(bool thread, struct err *err);
+struct soft_clock *soft_clock_open(bool thread, bool virtual_time, struct err *err);
 /* From when its APIC is open, until it closes. */
 void soft_clock_watch(struct soft_cpu *cpu, bool on);
 void soft_clock_close(struct soft_clock *clock); /* accepts NULL */

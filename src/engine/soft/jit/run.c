@@ -127,7 +127,7 @@ void soft_jit_open(struct soft_cpu *cpu)
 {
     struct jit *j;
 
-    if (!soft_jit_options.on || soft_tracing)
+    if (!soft_jit_options.on || cpu->det || soft_tracing)
         return;
     j = calloc(1, sizeof *j);
     if (j == NULL)
