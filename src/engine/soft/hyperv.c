@@ -38,13 +38,13 @@ static void shared_set(struct soft_cpu *cpu, uint64_t *own, uint64_t value)
 /* 100 ns units since power-on, which is TSC 0 plus what the guest added. */
 static uint64_t ref_count(struct soft_cpu *cpu)
 {
-    return mul_div(soft_tsc(cpu) - cpu->msr->tsc_adjust, 10000000, soft_tsc_hz());
+    return mul_div(soft_tsc(cpu) - cpu->msr->tsc_adjust, 10000000, soft_tsc_hz(cpu));
 }
 
 /* Time is (TSC * scale >> 64) + offset; sequence 0 says "not valid now". */
 static void write_tsc_page(struct soft_cpu *cpu, uint64_t msr)
 {
-    uint64_t scale = (uint64_t)(((unsigned __int128)10000000 << 64) / soft_tsc_hz());
+    uint64_t scale = (uint64_t)(((unsigned __int128)10000000 << 64) / soft_tsc_hz(cpu));
     uint64_t offset = 0 - (uint64_t)((unsigned __int128)cpu->msr->tsc_adjust * scale >> 64);
     uint64_t at = msr & PAGE_MASK;
     uint32_t none = 0, valid = 1;
@@ -111,7 +111,7 @@ bool soft_hyperv_read(struct soft_cpu *cpu, uint32_t index, uint64_t *value)
     case MSR_HV_VP_INDEX: *value = cpu->vcpu->id; return true;
     case MSR_HV_TIME_REF_COUNT: *value = ref_count(cpu); return true;
     case MSR_HV_REFERENCE_TSC: *value = shared_get(cpu, &cpu->msr->hv_tsc_page); return true;
-    case MSR_HV_TSC_FREQUENCY: *value = soft_tsc_hz(); return true;
+    case MSR_HV_TSC_FREQUENCY: *value = soft_tsc_hz(cpu); return true;
     case MSR_HV_APIC_FREQUENCY: *value = X86_CRYSTAL_HZ; return true;
     case MSR_HV_ICR: return apic_read(cpu, APIC_ICR_AT, value);
     case MSR_HV_TPR: return apic_read(cpu, APIC_TPR_AT, value);
