@@ -195,6 +195,7 @@ static bool order_clone(struct clone *c, unsigned number, struct err *err)
         return false;
     *config = c->config;
     config->fresh_identity = true;
+    config->quiet |= number > 0; /* the first says it for all */
     good = number_config(config, number, err);
     for (unsigned i = 0; good && i < config->net_count; i++)
         if (is_user_net(config->net[i].text)) {

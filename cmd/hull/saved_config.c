@@ -10,14 +10,14 @@
 
 /* Options of hull run that do not change what the guest sees. */
 static const char *const host_options[] = {
-    "--name", "--engine", "--net",           "--serial",     "--console", "--qmp", "--timeout",
-    "--user", "--kernel", "--exit-on-panic", "--no-sandbox", "--initrd",  NULL,
+    "--name", "--engine", "--net",           "--serial",     "--console", "--qmp",   "--timeout",
+    "--user", "--kernel", "--exit-on-panic", "--no-sandbox", "--initrd",  "--quiet", NULL,
 };
 
 static bool takes_value(const char *option)
 {
     return strcmp(option, "--exit-on-panic") && strcmp(option, "--no-sandbox") &&
-           !strchr(option, '=');
+           strcmp(option, "--quiet") && !strchr(option, '=');
 }
 
 static bool known(const char *option)

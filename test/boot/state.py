@@ -84,7 +84,7 @@ def start(name, folder, cpus, greeter, *args):
 
 
 def restore(name, folder, *args):
-    return Machine(command=[HULL, 'restore', folder, *args], name=name)
+    return Machine(command=[HULL, 'restore', folder, '--quiet', *args], name=name)
 
 
 def end(m):
