@@ -132,7 +132,8 @@ static bool check_vsock(const struct config *c, struct err *err)
 
 bool config_check(const struct config *c, struct err *err)
 {
-    static const char *const engines[] = {"auto", "kvm", "soft", NULL};
+    static const char *const engines[] = {"auto",        "kvm",          "soft",
+                                          "soft,jit=on", "soft,jit=off", NULL};
 
     if (!check_word("--engine", c->engine, engines, err) || !check_disks(c, err) ||
         !check_memory(c->memory, c->hugepages, err) || !check_vsock(c, err))

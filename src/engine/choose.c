@@ -3,9 +3,11 @@
  * says what came of it or what is in the way. Hardware speed is remembered for this kernel and this
  * processor; anything less is measured again each time, as a busy moment may have caused it. */
 #include "engine/choose.h"
+#include "engine/soft/jit/jit.h"
 #include "engine/speed_cache.h"
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 bool engine_measure(struct kvm_speed *speed, struct err *err)
 {
@@ -58,7 +60,9 @@ bool engine_choose(const char *name, struct engine_choice *choice, struct err *e
             return err_set(err, why.code, "--engine kvm: %.200s; or use --engine soft", why.text);
         choice->ops = &kvm_engine;
         snprintf(choice->reason, sizeof choice->reason, "asked for with --engine kvm");
-    } else if (!strcmp(name, "soft")) {
+    } else if (!strcmp(name, "soft") || !strncmp(name, "soft,jit=", 9)) {
+        if (name[4] && !soft_jit_setup(name + 9, err))
+            return err_wrap(err, "--engine soft,jit=%s", name + 9);
         choice->ops = &soft_engine;
         snprintf(choice->reason, sizeof choice->reason, "asked for with --engine soft");
     } else {

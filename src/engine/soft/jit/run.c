@@ -19,7 +19,12 @@
 #define TRANS_MAX 65536u
 #define PAGES_MAX 8192u
 
+/* Sanitizers see nothing of translated code: there it is tested only where a test asks for it. */
+#ifdef SOFT_LOOP
 struct soft_jit_options soft_jit_options = {.threshold = 32};
+#else
+struct soft_jit_options soft_jit_options = {.on = true, .threshold = 32};
+#endif
 
 static bool set_option(struct soft_jit_options *o, const char *word, size_t len)
 {
