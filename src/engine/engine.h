@@ -112,7 +112,7 @@ struct vm {
     unsigned cpu_count;
     uint64_t random_seed;
     bool deterministic; /* the soft engine's: one vCPU at a time, virtual time */
-    void *priv; /* the engine's */
+    void *priv;         /* the engine's */
     /* engine/vcpu.c's */
     pthread_mutex_t lock;
     pthread_cond_t changed;

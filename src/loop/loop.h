@@ -50,8 +50,8 @@ void loop_at(struct loop *l, struct timer *t, uint64_t at_ns); /* re-arms if arm
 void loop_cancel(struct loop *l, struct timer *t);             /* idempotent */
 void loop_post(struct loop *l, struct call *c);                /* any thread */
 /* For who must not go on before everything is done: other threads. quiet: nothing is posted or
- * stirred, no file request is under way, and the loop waits. when_quiet runs c in the loop's thread once that
- * is so; one caller at a time. */
+ * stirred, no file request is under way, and the loop waits. when_quiet runs c in the loop's thread
+ * once that is so; one caller at a time. */
 bool loop_quiet(struct loop *l);
 void loop_stir(struct loop *l); /* before a write to a watched eventfd */
 void loop_when_quiet(struct loop *l, struct call *c);

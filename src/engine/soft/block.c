@@ -40,7 +40,7 @@ bool soft_cpu_open(struct soft_cpu *cpu, struct err *err)
 
     cpu->a20_mask = cpu->a20_mask ? cpu->a20_mask : ~0ULL;
     cpu->apic_page = cpu->apic_page ? cpu->apic_page : 1;
-    cpu->limit = cpu->det ? 0 : UINT64_MAX; /* 0: det_look says more */
+    cpu->limit = cpu->det ? 0 : UINT64_MAX;          /* 0: det_look says more */
     cpu->tlb = soft_map_near(cpu, sizeof *cpu->tlb); /* translated code reaches it from cpu */
     if (cpu->tlb == NULL)
         return err_set(err, ENOMEM, "no memory for a vCPU's TLB");

@@ -81,8 +81,7 @@ void pvclock_wall_clock(struct soft_cpu *cpu, uint64_t msr)
     ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
     if (cpu->det)
         ns = soft_virtual_wall_ns();
-    ns -=
-         mul_div(soft_tsc(cpu) - cpu->msr->tsc_adjust, 1000000000, soft_tsc_hz(cpu));
+    ns -= mul_div(soft_tsc(cpu) - cpu->msr->tsc_adjust, 1000000000, soft_tsc_hz(cpu));
     wall.sec = (uint32_t)(ns / 1000000000);
     wall.nsec = (uint32_t)(ns % 1000000000);
     publish(cpu, msr & ~3ull, &wall, sizeof wall);
