@@ -40,7 +40,7 @@ uint64_t soft_virtual_wall_ns(void)
     return EPOCH_NS + atomic_load(&virtual_ns);
 }
 
-/* HULL_STATE_LOG=FILE,EVERY[,FROM]: for comparing runs, see test/boot/lockstep. */
+/* HULL_STATE_LOG=FILE,EVERY[,FROM]: for comparing runs: doc/deterministic.md. */
 static void open_log(struct soft_det *d)
 {
     const char *text = getenv("HULL_STATE_LOG"), *comma = text ? strchr(text, ',') : NULL;

@@ -3,14 +3,34 @@
 #include "engine/soft/det.h"
 #include "engine/soft/operand.h"
 #include "engine/soft/ops.h"
+#include "engine/soft/system.h"
 #include <sched.h>
 
 #define PAUSES_PER_YIELD 64
 #define TSS_MAP          0x66 /* where a 32-bit TSS holds the offset of its I/O permission map */
 
+/* I/O breakpoints (SDM volume 3, 18.2.4): a trap behind the instruction, as for data. */
+static void watch_port(struct soft_cpu *cpu, uint16_t port, unsigned size)
+{
+    enum { AT_PORT = 2 };
+    static const uint8_t len_of[4] = {1, 2, 8, 4};
+
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned len = len_of[cpu->dr7 >> (18 + 4 * i) & 3];
+        uint64_t at = cpu->dr[i] & ~(uint64_t)(len - 1);
+
+        if (!(cpu->dr7 >> (2 * i) & 3) || (cpu->dr7 >> (16 + 4 * i) & 3) != AT_PORT)
+            continue;
+        if (port < at + len && at < (uint64_t)port + size) {
+            cpu->trap_dr6 |= 1u << i;
+            atomic_fetch_or(&cpu->pending, PEND_TRAP);
+        }
+    }
+}
+
 /* SDM volume 1, 19.5. Two bytes are read so that a port range may span them; the second must exist.
  */
-void soft_io_check(struct soft_cpu *cpu, uint16_t port, unsigned size)
+static void check_permission(struct soft_cpu *cpu, uint16_t port, unsigned size)
 {
     unsigned type = cpu->tr.attr & SEG_TYPE;
     uint64_t map, bits;
@@ -25,6 +45,13 @@ void soft_io_check(struct soft_cpu *cpu, uint16_t port, unsigned size)
     bits = soft_load_linear(cpu, cpu->tr.base + map + port / 8, 2, true) >> (port & 7);
     if (bits & (BIT(size) - 1))
         soft_gp(cpu, 0);
+}
+
+void soft_io_check(struct soft_cpu *cpu, uint16_t port, unsigned size)
+{
+    check_permission(cpu, port, size);
+    if (unlikely(cpu->dr7 & 0xff) && (cpu->cr4 & CR4_DE))
+        watch_port(cpu, port, size);
 }
 
 /* The port is operand 1 of IN, operand 0 of OUT: an immediate byte or DX. */

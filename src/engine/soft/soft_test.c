@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The core of the soft engine: small pieces of 64-bit code run on a bare machine. */
+#include "engine/soft/system.h"
 #include "engine/soft/testguest.h"
 #include "tap.h"
 
@@ -149,6 +150,25 @@ static void test_faults(void)
        "store over two faulting pages");
 }
 
+GUEST_CODE_BYTES(
+    port_break,
+    "lea 9f(%rip), %rax; mov %ax, 0x2010; shr $16, %rax; mov %ax, 0x2016; mov $0x81, %eax;"
+    "mov %rax, %dr0; mov $0x20401, %eax; mov %rax, %dr7; xor %ecx, %ecx; in $0x80, %ax;"
+    "mov %ecx, %ebx; in $0x80, %al; in $0x82, %al; out %ax, $0x81; xor %eax, %eax;"
+    "mov %rax, %dr7; in $0x81, %al; jmp 8f; 9: inc %ecx; mov %dr6, %r8; iretq; 8:");
+
+static void test_port_break(void)
+{
+    uint64_t *r = g.cpu->reg;
+
+    guest_code(&g, port_break, port_break_end);
+    g.cpu->cr4 |= CR4_DE;
+    ok(guest_run(&g) && r[BX] == 1, "a breakpoint on a port traps behind IN");
+    g.cpu->cr4 &= ~(uint64_t)CR4_DE;
+    ok(r[CX] == 2 && (r[8] & 0xf) == 1, "%llu traps in all, DR6 %llx", (unsigned long long)r[CX],
+       (unsigned long long)r[8]);
+}
+
 GUEST_CODE_BYTES(alignment,
                  "mov $0x200004, %edi; mov (%rdi), %eax; mov %ax, 2(%rdi); mov 1(%rdi), %bl;"
                  "inc %ecx; incl 2(%rdi)");
@@ -186,6 +206,7 @@ int main(void)
     test_crossing();
     test_devices();
     test_faults();
+    test_port_break();
     test_alignment();
     guest_close(&g);
     return tap_done();
