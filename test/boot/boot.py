@@ -62,9 +62,9 @@ last=0
 while [ $(free_kb) -gt $((last + 500)) ]; do last=$(free_kb); sleep 1; done
 first=$(free_kb)
 echo "T: balloon ready"
-for i in $(seq 500); do [ $(free_kb) -lt $((first - 40000)) ] && break; usleep 20000; done
+for i in $(seq 3000); do [ $(free_kb) -lt $((first - 40000)) ] && break; usleep 20000; done
 echo "T: inflated $((first - $(free_kb)))"
-for i in $(seq 500); do [ $(free_kb) -gt $((first - 10000)) ] && break; usleep 20000; done
+for i in $(seq 3000); do [ $(free_kb) -gt $((first - 10000)) ] && break; usleep 20000; done
 echo "T: deflated $((first - $(free_kb)))"
 '''
 BUTTON = '''

@@ -144,6 +144,13 @@ static void fill(struct vcpu *vcpu, struct kvm_cpuid_entry2 *e, uint32_t leaf, u
         .function = leaf, .index = sub, .eax = out[0], .ebx = out[1], .ecx = out[2], .edx = out[3]};
 }
 
+/* KVM writes sizes and masks of its own into these two leaves if it finds them, also when the model
+ * has no XSAVE and no SGX. A leaf that is not in the table reads as zero. */
+static bool left_out(const struct kvm_cpuid_entry2 *e)
+{
+    return (e->function == 0xd || e->function == 0x12) && !(e->eax | e->ebx | e->ecx | e->edx);
+}
+
 struct table {
     struct kvm_cpuid2 head;
     struct kvm_cpuid_entry2 entry[128];
@@ -158,12 +165,13 @@ static void fill_range(struct vcpu *vcpu, struct table *t, uint32_t first)
         unsigned subs = cpu_model_subleaves(leaf);
 
         for (unsigned sub = 0; sub < subs + !subs && t->head.nent < ARRAY_SIZE(t->entry); sub++) {
-            struct kvm_cpuid_entry2 *e = &t->entry[t->head.nent++];
+            struct kvm_cpuid_entry2 *e = &t->entry[t->head.nent];
 
             fill(vcpu, e, leaf, sub);
             e->flags = subs ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0;
             if (leaf == first)
                 last = min_u64(e->eax, first + 0x40);
+            t->head.nent += !left_out(e);
         }
     }
 }
