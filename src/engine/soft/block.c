@@ -42,6 +42,12 @@ bool soft_cpu_open(struct soft_cpu *cpu, struct err *err)
     cpu->apic_page = cpu->apic_page ? cpu->apic_page : 1;
     cpu->limit = cpu->det ? 0 : UINT64_MAX;          /* 0: det_look says more */
     cpu->tlb = soft_map_near(cpu, sizeof *cpu->tlb); /* translated code reaches it from cpu */
+    if (cpu->tlb == NULL) { /* no room there (sanitizers): the JIT will do without this vCPU */
+        void *any = mmap(NULL, sizeof *cpu->tlb, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+        cpu->tlb = any == MAP_FAILED ? NULL : any;
+    }
     if (cpu->tlb == NULL)
         return err_set(err, ENOMEM, "no memory for a vCPU's TLB");
     soft_tlb_init(cpu->tlb);
