@@ -78,7 +78,8 @@ static void child(int socket, const char *path, bool sandbox)
     prctl(PR_SET_NAME, "hull-dialer");
     if (!sandbox || sandbox_dialer(&err))
         serve(0, path);
-    _exit(0);
+    for (;;) /* the call itself: sanitizers wrap _exit in calls that the filter refuses */
+        syscall(SYS_exit_group, 0);
 }
 
 int dialer_start(const char *path, bool sandbox, struct err *err)
