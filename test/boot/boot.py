@@ -55,17 +55,14 @@ read line <&5
 echo "hvc $line" >&5
 '''
 BALLOON = '''
-free_kb() { sed -n 's/^MemFree: *\\([0-9]*\\).*/\\1/p' /proc/meminfo; }
-# The kernel still gives memory back: its initramfs, caches. Wait until that is over.
-echo 3 > /proc/sys/vm/drop_caches
-last=0
-while [ $(free_kb) -gt $((last + 500)) ]; do last=$(free_kb); sleep 1; done
-first=$(free_kb)
+# Free memory would tell too little: page reporting takes up to 128 MiB out of it for moments.
+event() { sed -n "s/^$1 //p" /proc/vmstat; }
+held_kb() { echo $((($(event balloon_inflate) - $(event balloon_deflate)) * 4)); }
 echo "T: balloon ready"
-for i in $(seq 3000); do [ $(free_kb) -lt $((first - 40000)) ] && break; usleep 20000; done
-echo "T: inflated $((first - $(free_kb)))"
-for i in $(seq 3000); do [ $(free_kb) -gt $((first - 10000)) ] && break; usleep 20000; done
-echo "T: deflated $((first - $(free_kb)))"
+for i in $(seq 3000); do [ $(held_kb) -gt 40000 ] && break; usleep 20000; done
+echo "T: inflated $(held_kb)"
+for i in $(seq 3000); do [ $(held_kb) -lt 10000 ] && break; usleep 20000; done
+echo "T: deflated $(held_kb)"
 '''
 BUTTON = '''
 event=$(grep -l 'Power Button' /sys/class/input/event*/device/name | head -n 1)
