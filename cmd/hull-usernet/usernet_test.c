@@ -44,26 +44,6 @@ struct tcp {
 
 /* ---- bytes ---- */
 
-static uint16_t be16(const void *p)
-{
-    return ntohs(le16(p));
-}
-
-static uint32_t be32(const void *p)
-{
-    return ntohl(le32(p));
-}
-
-static void put_be16(void *p, unsigned v)
-{
-    put_le16(p, htons((uint16_t)v));
-}
-
-static void put_be32(void *p, uint32_t v)
-{
-    put_le32(p, htonl(v));
-}
-
 static uint16_t checksum(const void *data, size_t len, uint32_t sum)
 {
     const uint8_t *p = data;

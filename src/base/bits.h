@@ -94,4 +94,38 @@ static inline void put_le64(void *p, uint64_t v)
     memcpy(p, &v, sizeof v);
 }
 
+/* Big-endian ones, of networks and qcow2. */
+static inline uint16_t be16(const void *p)
+{
+    return __builtin_bswap16(le16(p));
+}
+
+static inline uint32_t be32(const void *p)
+{
+    return __builtin_bswap32(le32(p));
+}
+
+static inline uint64_t be64(const void *p)
+{
+    return __builtin_bswap64(le64(p));
+}
+
+static inline void put_be16(void *p, uint16_t v)
+{
+    v = __builtin_bswap16(v);
+    memcpy(p, &v, sizeof v);
+}
+
+static inline void put_be32(void *p, uint32_t v)
+{
+    v = __builtin_bswap32(v);
+    memcpy(p, &v, sizeof v);
+}
+
+static inline void put_be64(void *p, uint64_t v)
+{
+    v = __builtin_bswap64(v);
+    memcpy(p, &v, sizeof v);
+}
+
 #endif

@@ -46,34 +46,6 @@ enum { /* header extensions */
        Q_EXT_DATA_FILE = 0x44415441,
 };
 
-static inline uint16_t be16(const void *p)
-{
-    return __builtin_bswap16(le16(p));
-}
-static inline uint32_t be32(const void *p)
-{
-    return __builtin_bswap32(le32(p));
-}
-static inline uint64_t be64(const void *p)
-{
-    return __builtin_bswap64(le64(p));
-}
-static inline void put_be16(void *p, uint16_t v)
-{
-    v = __builtin_bswap16(v);
-    memcpy(p, &v, sizeof v);
-}
-static inline void put_be32(void *p, uint32_t v)
-{
-    v = __builtin_bswap32(v);
-    memcpy(p, &v, sizeof v);
-}
-static inline void put_be64(void *p, uint64_t v)
-{
-    v = __builtin_bswap64(v);
-    memcpy(p, &v, sizeof v);
-}
-
 struct q_header { /* checked: see header.c */
     uint32_t version, cluster_bits, crypt_method, l1_size, reftable_clusters, snapshot_count;
     uint32_t refcount_order, header_length;

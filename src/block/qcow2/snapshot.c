@@ -453,7 +453,7 @@ bool block_snapshot_create(struct block *b, const char *name, struct err *err)
     return finish(b, s, count + 1, failed, "made", err);
 }
 
-static int delete (struct qcow2 *q, struct q_snapshot *s, unsigned count, unsigned which)
+static int remove_one(struct qcow2 *q, struct q_snapshot *s, unsigned count, unsigned which)
 {
     struct q_snapshot gone = s[which];
     struct err err;
@@ -478,25 +478,10 @@ static int delete (struct qcow2 *q, struct q_snapshot *s, unsigned count, unsign
     return failed ? failed : mark_dirty(q, false);
 }
 
-bool block_snapshot_delete(struct block *b, const char *name, struct err *err)
-{
-    struct q_snapshot *s;
-    unsigned count;
-    int which;
-
-    if (!begin(b, &s, &count, err))
-        return false;
-    which = find(s, count, name);
-    return finish(b, s, count,
-                  b->readonly ? -EROFS
-                  : which < 0 ? -ENOENT
-                              : delete (b->priv, s, count, (unsigned)which),
-                  "deleted", err);
-}
-
 /* The disk as the snapshot has it: its tables are ours too, the old ones are not any more. */
-static int apply(struct qcow2 *q, const struct q_snapshot *s)
+static int apply_one(struct qcow2 *q, struct q_snapshot *all, unsigned count, unsigned which)
 {
+    const struct q_snapshot *s = &all[which];
     struct err err;
     uint64_t need =
         (s->disk_size + BIT(q->cluster_bits + q->l2_bits) - 1) >> (q->cluster_bits + q->l2_bits);
@@ -560,20 +545,34 @@ static int apply(struct qcow2 *q, const struct q_snapshot *s)
     return failed ? failed : mark_dirty(q, false);
 }
 
-bool block_snapshot_apply(struct block *b, const char *name, struct err *err)
+/* Does that with the snapshot of this name; `done` is for the error: it cannot be <done>. */
+static bool with_snapshot(struct block *b, const char *name,
+                          int (*act)(struct qcow2 *q, struct q_snapshot *all, unsigned count,
+                                     unsigned which),
+                          const char *done, struct err *err)
 {
     struct q_snapshot *s;
     unsigned count;
-    int which;
+    int which, result;
 
     if (!begin(b, &s, &count, err))
         return false;
     which = find(s, count, name);
-    return finish(b, s, count,
-                  b->readonly ? -EROFS
-                  : which < 0 ? -ENOENT
-                              : apply(b->priv, &s[which]),
-                  "applied", err);
+    if (b->readonly)
+        result = -EROFS;
+    else
+        result = which < 0 ? -ENOENT : act(b->priv, s, count, (unsigned)which);
+    return finish(b, s, count, result, done, err);
+}
+
+bool block_snapshot_delete(struct block *b, const char *name, struct err *err)
+{
+    return with_snapshot(b, name, remove_one, "deleted", err);
+}
+
+bool block_snapshot_apply(struct block *b, const char *name, struct err *err)
+{
+    return with_snapshot(b, name, apply_one, "applied", err);
 }
 
 bool block_snapshot_list(struct block *b, struct block_snapshot **list, unsigned *count,

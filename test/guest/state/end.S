@@ -38,50 +38,34 @@ state_end:
 #endif
 
 /* Zeroes all stacks but its own return address. */
+    .macro wipe start, bytes
+#ifdef __x86_64__
+    movq $\start, %rdi
+#else
+    movl $\start, %edi
+#endif
+    movl $\bytes / 4, %ecx
+    rep
+    stosl
+    .endm
+
 state_wipe:
 #ifdef __x86_64__
     popq %rdx
-    xorl %eax, %eax
-    movq $stack_top - 65536, %rdi
-    movl $65536 / 4, %ecx
-    rep
-    stosl
-    movl $0x7000, %edi
-    movl $4096 / 4, %ecx
-    rep
-    stosl
-    movq $rsp0_stack, %rdi
-    movl $16384 / 4, %ecx
-    rep
-    stosl
-    movq $ist_stack, %rdi
-    movl $16384 / 4, %ecx
-    rep
-    stosl
-    movq $user_stack, %rdi
-    movl $16384 / 4, %ecx
-    rep
-    stosl
-    jmp *%rdx
 #else
     popl %edx
+#endif
     xorl %eax, %eax
-    movl $stack_top - 65536, %edi
-    movl $65536 / 4, %ecx
-    rep
-    stosl
-    movl $0x7000, %edi
-    movl $4096 / 4, %ecx
-    rep
-    stosl
-    movl $ring0_stack, %edi
-    movl $8192 / 4, %ecx
-    rep
-    stosl
-    movl $user_stack, %edi
-    movl $8192 / 4, %ecx
-    rep
-    stosl
+    wipe "stack_top - 65536", 65536
+    wipe 0x7000, 4096
+#ifdef __x86_64__
+    wipe user_stack, 16384
+    wipe rsp0_stack, 16384
+    wipe ist_stack, 16384
+    jmp *%rdx
+#else
+    wipe user_stack, 8192
+    wipe ring0_stack, 8192
     jmp *%edx
 #endif
 

@@ -208,18 +208,25 @@ static void make_leave(struct jit *j, struct buf *b)
     e_jump(b, J_ALWAYS, j->leave);
 }
 
+/* The guest's state goes to memory; RAX gets the function, which is to be called with the vCPU and
+ * with what T1 holds. */
+static void leave_to(struct jit *j, struct buf *b, uintptr_t function)
+{
+    e_store(b, RAX, GS_REG(0));
+    store_all_but_rax(b);
+    vec_out(j, b);
+    e_mov_ri(b, RDI, (uintptr_t)j->cpu);
+    e_rr(b, 0, 0x89, T1, RSI);
+    e_mov_ri(b, RAX, function);
+}
+
 /* Called with the number of a jit_meta in T1. cpu->arith holds the flags if anyone needs them. */
 static void make_op(struct jit *j, struct buf *b)
 {
     uint8_t *out;
 
     j->op = b->p;
-    e_store(b, RAX, GS_REG(0));
-    store_all_but_rax(b);
-    vec_out(j, b);
-    e_mov_ri(b, RDI, (uintptr_t)j->cpu);
-    e_rr(b, 0, 0x89, T1, RSI);
-    e_mov_ri(b, RAX, (uintptr_t)soft_jit_op);
+    leave_to(j, b, (uintptr_t)soft_jit_op);
     add_rsp(b, -8);
     e_rr(b, 0, 0xff, 2, RAX); /* call rax */
     add_rsp(b, 8);
@@ -240,12 +247,7 @@ static void make_end(struct jit *j, struct buf *b)
     uint8_t *out;
 
     j->end = b->p;
-    e_store(b, RAX, GS_REG(0));
-    store_all_but_rax(b);
-    vec_out(j, b);
-    e_mov_ri(b, RDI, (uintptr_t)j->cpu);
-    e_rr(b, 0, 0x89, T1, RSI);
-    e_mov_ri(b, RAX, (uintptr_t)soft_jit_end);
+    leave_to(j, b, (uintptr_t)soft_jit_end);
     e_rr(b, 0, 0xff, 2, RAX);
     e_rr(b, 1, 0x85, RAX, RAX);
     out = e_jump_later(b, J_E);
