@@ -61,7 +61,7 @@ static struct native {
     uint64_t fs_base; /* the program's own: TLS */
     uint64_t landing; /* where the running case's code ends: as if the fetch there had faulted */
     enum x86_mode landing_mode; /* which code the landing page holds */
-    volatile bool running, fs_switched;
+    volatile bool running;
     volatile unsigned runs, ticked_run;
     struct fuzz_state *end;
 } native = {.landing_mode = X86_MODE_16}; /* none written yet */
@@ -120,12 +120,16 @@ static void copy_fpu(struct fuzz_state *end, const uint8_t *image)
         memcpy(end->xsave + 576, image + 576, 256);
 }
 
-__attribute__((no_stack_protector)) static void restore_fs(void)
+/* A tick may come between any two instructions, so what FS holds is asked of the CPU: a flag would
+ * be wrong on one side of the call that moves FS. Returns what it held. */
+__attribute__((no_stack_protector)) static uint64_t take_fs(void)
 {
-    if (native.fs_switched) {
+    uint64_t was = 0;
+
+    raw_arch_prctl(ARCH_GET_FS, (uint64_t)&was);
+    if (was != native.fs_base)
         raw_arch_prctl(ARCH_SET_FS, native.fs_base);
-        native.fs_switched = false;
-    }
+    return was;
 }
 
 __attribute__((no_stack_protector)) void native_on_signal(int sig, siginfo_t *info, void *context)
@@ -133,22 +137,20 @@ __attribute__((no_stack_protector)) void native_on_signal(int sig, siginfo_t *in
     ucontext_t *uc = context;
     greg_t *g = uc->uc_mcontext.gregs;
     struct fuzz_state *end = native.end;
-    bool fs_switched = native.fs_switched;
+    uint64_t fs = take_fs();
 
     (void)info;
-    restore_fs();
     if (sig == SIGALRM) { /* two ticks within one run: it loops */
         bool stuck = native.ticked_run == native.runs;
 
         native.ticked_run = native.runs;
         if (stuck && !native.running)
             guest_kick();
-        if (!stuck && fs_switched) { /* back to the test's code */
-            raw_arch_prctl(ARCH_SET_FS, FUZZ_FS_BASE);
-            native.fs_switched = true;
-        }
-        if (!stuck || !native.running)
+        if (!stuck || !native.running) {
+            if (fs != native.fs_base)
+                raw_arch_prctl(ARCH_SET_FS, fs);
             return;
+        }
     } else if (!native.running && guest_died()) { /* in translated code: a difference to report */
         return;
     } else if (!native.running) { /* a fault of our own: let it kill us where it is */
@@ -178,7 +180,7 @@ __attribute__((no_stack_protector)) void native_landed(void)
     static const uint8_t order[16] = {0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 4};
     struct fuzz_state *end = native.end;
 
-    restore_fs();
+    take_fs();
     native.running = false;
     end->rflags = native_landing_regs[0];
     for (unsigned i = 0; i < 16; i++)
@@ -380,10 +382,8 @@ void native_run(const struct fuzz_case *c, struct fuzz_state *end)
     write_landing(c->mode);
     if (c->broken == FUZZ_BAD_CUT) /* it must not find its other half in the landing page */
         mprotect((void *)native.landing, 4096, PROT_NONE);
-    if (c->use_fs) {
+    if (c->use_fs) /* FS is wrong from here to the end: nothing may use TLS */
         raw_arch_prctl(ARCH_SET_FS, FUZZ_FS_BASE);
-        native.fs_switched = true; /* FS is wrong from here to the handler: nothing may use TLS */
-    }
     native.running = true;
     native_enter(&entry, s->xsave);
     if (c->broken == FUZZ_BAD_CUT)
