@@ -9,7 +9,7 @@ _hull()
         return
     fi
     case $prev in
-    --engine) mapfile -t COMPREPLY < <(compgen -W 'auto kvm soft' -- "$cur"); return ;;
+    --engine) mapfile -t COMPREPLY < <(compgen -W 'auto kvm soft soft,jit=off' -- "$cur"); return ;;
     --cpu) mapfile -t COMPREPLY < <(compgen -W "$(hull info --json 2>/dev/null | sed -n '/"cpu_models"/,/]/s/^    "\(.*\)",*$/\1/p')" -- "$cur"); return ;;
     --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name= tap,vhost=on,name=' -- "$cur"); return ;;
     --vsock) mapfile -t COMPREPLY < <(compgen -W '3,socket=' -- "$cur"); return ;;

@@ -242,7 +242,7 @@ static bool watch_job(struct qmp_client *q, const struct snapshot_options *o, js
         over = !status || !strcmp(status, "concluded");
         good = status && !why;
         if (over && !good)
-            err_set(err, EIO, "%s", why ? why : "the job is gone");
+            err_set(err, EIO, "%s: %s", o->dir, why ? why : "the job is gone");
         *pause_us = json_integer_value(json_object_get(job, "x-hull-pause-us"));
         if (!over || good)
             show_progress(o, job, over);

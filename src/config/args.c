@@ -195,7 +195,7 @@ static bool read_later(struct config *c, const char *value, struct err *err)
 #define TEXT(member) .field = &(const struct field)FIELD_TEXT(struct config, member)
 static const struct option options[] = {
     {"--name", "NAME", "what the machine is called in lists, logs and its process title", TEXT(name)},
-    {"--engine", "auto|kvm|soft", "what runs the guest's code; auto measures (default)", TEXT(engine)},
+    {"--engine", "auto|kvm|soft[,jit=off]", "what runs the guest's code; auto measures (default)", TEXT(engine)},
     {"--cpu", "MODEL[,+feature,-feature][,hyperv=on]", "x86-64-v2 (default), x86-64-v3, host, ...: hull info --cpu lists them", TEXT(cpu)},
     {"--cpus", "N", "virtual CPUs (default 1)", .read = read_cpus},
     {"--memory", "SIZE", "guest memory, K, M, G (default 512M); SIZE,hugepages=on: of reserved huge pages",
@@ -243,9 +243,9 @@ void config_print_options(FILE *out)
         int width =
             fprintf(out, "  %s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
 
-        if (width > 34)
+        if (width > 33)
             fprintf(out, "\n%34s", "");
-        fprintf(out, "%*s%s\n", width > 34 ? 0 : 34 - width, "", o->help);
+        fprintf(out, "%*s%s\n", width > 33 ? 0 : 34 - width, "", o->help);
     }
 }
 

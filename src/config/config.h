@@ -36,7 +36,7 @@ struct config_port { /* --port NAME,socket=PATH: a virtio-serial port */
 
 struct config {
     char name[64];
-    char engine[8]; /* auto, kvm, soft */
+    char engine[16]; /* auto, kvm, soft, and soft,jit=on or off */
     char cpu[256];
     uint32_t cpus;
     uint64_t memory; /* bytes */

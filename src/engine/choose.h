@@ -16,7 +16,8 @@ struct engine_choice {
     bool second_best; /* auto wanted KVM and could not take it: worth telling */
 };
 
-/* `name` is auto, kvm or soft. Fails only when kvm was asked for and cannot be had. */
+/* `name` is auto, kvm, soft, or soft,jit= and a setting of the JIT. Fails only when kvm was asked
+ * for and cannot be had. */
 bool engine_choose(const char *name, struct engine_choice *choice, struct err *err);
 
 /* Measures KVM now, whatever was kept of earlier measurements, and keeps the result. */

@@ -89,6 +89,7 @@ def test_words():
     refused('unknown net key', 2, ['forwrd'], '--kernel', guest, '--net', 'user,forwrd=tcp:1:2')
     refused('bad forward', 2, ['tcp:x:22'], '--kernel', guest, '--net', 'user,forward=tcp:x:22')
     refused('wrong engine', 2, ['--engine turbo'], *with_kernel('--engine', 'turbo'))
+    refused('wrong setting of the JIT', 2, ['--engine soft,jit=maybe', 'soft,jit=o'], *with_kernel('--engine', 'soft,jit=maybe'))
     refused('initrd without kernel', 2, ['--kernel'], '--initrd', guest)
 
 

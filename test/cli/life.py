@@ -268,6 +268,16 @@ def test_disk_threads():
     ok(end(p), 'and ends in order')
 
 
+def test_jit():
+    """Translated code lies in a memfd of its own; without the JIT there is none, and the guest runs all the same."""
+    for setting, wanted in (('on', True), ('off', False)):
+        p = start(*machine(hello, '--engine', f'soft,jit={setting}'))
+        with open(f'/proc/{children(p.pid)["hull-vmm"]}/maps', encoding='utf-8') as maps:
+            found = any('memfd:' in line and 'x' in line.split()[1] for line in maps)
+        ok(found == wanted, f'--engine soft,jit={setting}: {"with" if wanted else "no"} executable memory of its own')
+        ok(end(p), 'and ends in order')
+
+
 def test_free_port():
     p = start('run', '--kernel', hello, '--memory', '16M', '--net', 'user,forward=tcp:0:22,forward=udp:0:53',
               stderr=subprocess.PIPE)
@@ -288,5 +298,6 @@ test_sockets()
 test_input_held()
 test_inherited()
 test_disk_threads()
+test_jit()
 test_free_port()
 done()
