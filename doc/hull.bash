@@ -14,7 +14,7 @@ _hull()
     --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name= tap,vhost=on,name=' -- "$cur"); return ;;
     --vsock) mapfile -t COMPREPLY < <(compgen -W '3,socket=' -- "$cur"); return ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio none file: unix:' -- "$cur"); return ;;
-    --base) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
+    --share | --base) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
     --kernel | --initrd | --disk | --qmp | --ssh-key | --output | -o) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $verb:$cur in

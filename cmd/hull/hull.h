@@ -39,6 +39,11 @@ pid_t program_start(char *const argv[], const int *keep, struct err *err);
  * hull-usernet itself. */
 bool usernet_start(const char *text, pid_t *pid, int *fd, struct err *err);
 
+/* ---- share.c ---- */
+/* Starts what serves a share to the machine, and waits until it is ready: the machine's descriptors
+ * are in `s` then. An error without a text was reported by the program itself. */
+bool share_start(struct config_share *s, const char *user, pid_t *pid, struct err *err);
+
 /* ---- console.c ---- */
 /* Joins the terminal (or whatever stdin and stdout are) to `console` until `child` ends: its wait
  * status in *status, the signal to us that ended it in *signal, else 0. console -1: only waits.

@@ -21,9 +21,10 @@
 
 struct run {
     struct config config;
-    pid_t helper[CONFIG_NETS];
-    int keep[CONFIG_NETS + 8], keep_count; /* descriptors that hull-vmm inherits */
-    int console, control;                  /* our ends, -1: none */
+    pid_t helper[CONFIG_NETS + CONFIG_SHARES];
+    int keep[CONFIG_NETS + 2 * CONFIG_SHARES + 8],
+        keep_count;       /* descriptors that hull-vmm inherits */
+    int console, control; /* our ends, -1: none */
 };
 
 static void print_help(void)
@@ -34,7 +35,13 @@ static void print_help(void)
            "An IMAGE made by hull image build boots the kernel kept in IMAGE.boot/.\n\nOptions:\n");
     config_print_options(stdout);
     printf(
+        "\nThe guest mounts a share by its TAG (the directory's name if none is given), with one "
+        "of\n"
+        "  mount -t virtiofs TAG /mnt\n"
+        "  mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 TAG /mnt\n"
+        "as hull says when it starts. virtiofs needs virtiofsd on the host.\n"
         "\nExamples:\n"
+        "  hull run debian.img --share ~/src:src\n"
         "  hull run debian.img --memory 1G --cpus 2 --net user,forward=tcp:2222:22\n"
         "  hull run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --net none\n"
         "  hull run --kernel xen --initrd 'vmlinuz dom0 console=hvc0,initrd.img' --append "
@@ -144,6 +151,20 @@ static bool start_networks(struct run *r, struct err *err)
     return true;
 }
 
+static bool start_shares(struct run *r, struct err *err)
+{
+    for (unsigned i = 0; i < r->config.share_count; i++) {
+        struct config_share *s = &r->config.share[i];
+
+        if (!share_start(s, r->config.user, &r->helper[CONFIG_NETS + i], err))
+            return false;
+        keep(r, (int)s->fd);
+        if (s->area_fd)
+            keep(r, (int)s->area_fd);
+    }
+    return true;
+}
+
 /* A socket pair: one end is kept for the machine, the other is ours. */
 static bool open_pair(struct run *r, int *ours, int *theirs, struct err *err)
 {
@@ -222,7 +243,7 @@ static void close_kept(struct run *r)
 /* Helpers end by themselves when the machine's end of their socket closes; this collects them. */
 static void reap_helpers(struct run *r)
 {
-    for (unsigned i = 0; i < CONFIG_NETS; i++)
+    for (unsigned i = 0; i < ARRAY_SIZE(r->helper); i++)
         if (r->helper[i] > 0) {
             kill(r->helper[i], SIGTERM);
             waitpid(r->helper[i], NULL, 0);
@@ -271,7 +292,7 @@ static int run(struct run *r, struct err *err)
     pid_t machine;
     int status, signal;
 
-    if (!start_networks(r, err))
+    if (!start_networks(r, err) || !start_shares(r, err))
         return EXIT_FAILED;
     machine = start_machine(r, err);
     close_kept(r);

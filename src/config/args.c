@@ -129,6 +129,47 @@ static bool read_vsock(struct config *c, const char *value, struct err *err)
     return !*rest || field_parse(fields, c, rest, err) || err_wrap(err, "--vsock %s", number);
 }
 
+/* The last component of a path, which is what a share is called by itself. */
+static bool default_tag(struct config_share *s, struct err *err)
+{
+    size_t end = strlen(s->dir), start;
+
+    while (end > 1 && s->dir[end - 1] == '/')
+        end--;
+    for (start = end; start && s->dir[start - 1] != '/';)
+        start--;
+    if (start == end || end - start >= sizeof s->tag || s->dir[end - 1] == '.')
+        return err_set(err, EINVAL, "--share %s: give it a name for the guest: --share %s:TAG",
+                       s->dir, s->dir);
+    memcpy(s->tag, s->dir + start, end - start);
+    return true;
+}
+
+/* "DIR[:TAG][,type=T][,readonly=on]" */
+static bool read_share(struct config *c, const char *value, struct err *err)
+{
+    static const struct field fields[] = {
+        FIELD_TEXT(struct config_share, type), FIELD(struct config_share, readonly, 1), {0}};
+    struct config_share *s = &c->share[c->share_count];
+    const char *rest;
+    char *tag;
+
+    if (c->share_count == CONFIG_SHARES)
+        return err_set(err, EINVAL, "--share: at most %d shares", CONFIG_SHARES);
+    rest = split_file(value, s->dir, sizeof s->dir);
+    if (!rest || !s->dir[0])
+        return err_set(err, EINVAL, "--share %s: must be DIR[:TAG][,type=T][,readonly=on]", value);
+    tag = strrchr(s->dir, ':');
+    if (tag && !strchr(tag, '/')) {
+        if (!copy_text(s->tag, sizeof s->tag, "--share DIR:TAG", tag + 1, err))
+            return false;
+        memset(tag, 0, strlen(tag));
+    } else if (!default_tag(s, err))
+        return false;
+    c->share_count++;
+    return !*rest || field_parse(fields, s, rest, err) || err_wrap(err, "--share %s", s->dir);
+}
+
 static bool read_seed(struct config *c, const char *value, struct err *err)
 {
     c->has_random_seed = true;
@@ -210,7 +251,7 @@ static const struct option options[] = {
     {"--serial", "stdio|none|file:F|unix:S", "the first serial port (default stdio)", TEXT(serial)},
     {"--console", "none|stdio|file:F|unix:S", "the virtio console hvc0 (default none)", TEXT(console)},
     {"--port", "NAME,socket=PATH", "a named virtio-serial port on a UNIX socket; repeatable", .read = read_port},
-    {"--share", "DIR[:TAG]", "share a folder with the guest (a later version)", .read = read_later},
+    {"--share", "DIR[:TAG][,type=9p|virtiofs][,readonly=on]", "a directory for the guest: see below; repeatable", .read = read_share},
     {"--vsock", "CID[,socket=PATH]", "sockets between guest and host: by /dev/vhost-vsock, or over UNIX sockets at PATH", .read = read_vsock},
     {"--qmp", "SOCKET", "a QMP control socket", TEXT(qmp)},
     {"--gdb", "ADDRESS", "a debugger's socket (a later version)", .read = read_later},

@@ -23,6 +23,16 @@ const struct field config_port_fields[] = {
     {0},
 };
 
+const struct field config_share_fields[] = {
+    FIELD_TEXT(struct config_share, dir),
+    FIELD_TEXT(struct config_share, tag),
+    FIELD_TEXT(struct config_share, type),
+    FIELD(struct config_share, readonly, 1),
+    FIELD(struct config_share, fd, 65535),
+    FIELD(struct config_share, area_fd, 65535),
+    {0},
+};
+
 /* clang-format off */
 const struct field config_fields[] = {
     FIELD_TEXT(struct config, name),
@@ -130,6 +140,21 @@ static bool check_vsock(const struct config *c, struct err *err)
            err_set(err, EINVAL, "--vsock %u: stands for any CID; choose one from 3", c->vsock_cid);
 }
 
+static bool check_share(const struct config *c, unsigned i, struct err *err)
+{
+    static const char *const types[] = {"", "auto", "9p", "virtiofs", NULL};
+    const struct config_share *s = &c->share[i];
+
+    if (!s->dir[0] || !s->tag[0])
+        return err_set(err, EINVAL, "--share: must be DIR or DIR:TAG");
+    for (unsigned k = 0; k < i; k++)
+        if (!strcmp(c->share[k].tag, s->tag))
+            return err_set(err, EINVAL,
+                           "--share %s: two shares are named %s; name them apart: DIR:TAG", s->dir,
+                           s->tag);
+    return check_word("--share type", s->type, types, err);
+}
+
 bool config_check(const struct config *c, struct err *err)
 {
     static const char *const engines[] = {"auto",        "kvm",          "soft",
@@ -138,6 +163,9 @@ bool config_check(const struct config *c, struct err *err)
     if (!check_word("--engine", c->engine, engines, err) || !check_disks(c, err) ||
         !check_memory(c->memory, c->hugepages, err) || !check_vsock(c, err))
         return false;
+    for (unsigned i = 0; i < c->share_count; i++)
+        if (!check_share(c, i, err))
+            return false;
     if (c->cpus < 1 || c->cpus > CONFIG_CPUS_MAX)
         return err_set(err, EINVAL, "--cpus %u: must be 1 to %u", c->cpus, CONFIG_CPUS_MAX);
     if ((c->initrd[0] || c->append[0]) && !c->kernel[0])

@@ -10,6 +10,7 @@
 #define CONFIG_DISKS    24
 #define CONFIG_NETS     8
 #define CONFIG_PORTS    8
+#define CONFIG_SHARES   8
 #define CONFIG_CPUS_MAX 64u
 
 struct config_disk { /* --disk FILE[,key=value]... */
@@ -34,6 +35,15 @@ struct config_port { /* --port NAME,socket=PATH: a virtio-serial port */
     char socket[108];
 };
 
+struct config_share { /* --share DIR[:TAG][,type=T][,readonly=on] */
+    char dir[CONFIG_PATH];
+    char tag[37];
+    char type[12]; /* 9p, virtiofs; empty or auto: what this host has */
+    bool readonly;
+    /* Inside hull-vmm: connected to hull-9p or virtiofsd, 0: not; memory shared with hull-9p. */
+    uint32_t fd, area_fd;
+};
+
 struct config {
     char name[64];
     char engine[16]; /* auto, kvm, soft, and soft,jit=on or off */
@@ -49,6 +59,8 @@ struct config {
     uint32_t net_count;
     struct config_port port[CONFIG_PORTS];
     uint32_t port_count;
+    struct config_share share[CONFIG_SHARES];
+    uint32_t share_count;
     char serial[CONFIG_PATH];  /* stdio, none, file:F, unix:S; fd:N inside hull-vmm */
     char console[CONFIG_PATH]; /* the virtio console, same words; none by default */
     char qmp[108];

@@ -48,6 +48,26 @@ static void test_read(void)
        "a doubled comma belongs to the file name: %s", err.text);
 }
 
+static void test_share(void)
+{
+    const struct config_share *s = config.share;
+    struct err err;
+
+    ok(parse("--kernel k --share /a/b/ --share /c:d:tag,readonly=on,type=9p --share /e:f/g", &err),
+       "shares: %s", err.text);
+    ok(config.share_count == 3 && !strcmp(s[0].tag, "b") && !strcmp(s[1].dir, "/c:d") &&
+           !strcmp(s[1].tag, "tag") && s[1].readonly && !strcmp(s[2].dir, "/e:f/g") &&
+           !strcmp(s[2].tag, "g"),
+       "a share's name is its directory's, or what follows a colon");
+    refused("--kernel k --share .", "give it a name");
+    refused("--kernel k --share /", "give it a name");
+    refused("--kernel k --share /a:", "must be DIR or DIR:TAG");
+    refused("--kernel k --share /a:x123456789012345678901234567890123456", "longer than 36");
+    refused("--kernel k --share /a --share /b/a", "two shares are named a");
+    refused("--kernel k --share /a,type=9pp", "did you mean 9p?");
+    refused("--kernel k --share /a,readony=on", "did you mean 'readonly'?");
+}
+
 static void test_refused(void)
 {
     refused("--cpu", "--cpu needs a value");
@@ -78,7 +98,7 @@ static void test_json(void)
     char *text;
 
     parse("a.img --disk b.img,serial=S --net none --cpus 3 --random-seed 7 --port p,socket=/x "
-          "--vsock 3,socket=/v",
+          "--vsock 3,socket=/v --share /d:t,readonly=on",
           &err);
     text = config_to_json(&config);
     ok(text && config_from_json(&again, text, strlen(text), &err), "json is read back: %s",
@@ -97,6 +117,7 @@ static void test_json(void)
 int main(void)
 {
     test_read();
+    test_share();
     test_refused();
     test_json();
     return tap_done();

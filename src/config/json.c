@@ -16,6 +16,8 @@ static const struct array { /* the lists inside struct config */
      offsetof(struct config, net_count), CONFIG_NETS},
     {"port", config_port_fields, offsetof(struct config, port), sizeof(struct config_port),
      offsetof(struct config, port_count), CONFIG_PORTS},
+    {"share", config_share_fields, offsetof(struct config, share), sizeof(struct config_share),
+     offsetof(struct config, share_count), CONFIG_SHARES},
 };
 
 static json_t *number_to_json(const struct field *f, const void *at)

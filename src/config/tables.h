@@ -7,6 +7,6 @@
 #include <errno.h>
 
 extern const struct field config_fields[], config_disk_fields[], config_net_fields[],
-    config_port_fields[];
+    config_port_fields[], config_share_fields[];
 
 #endif

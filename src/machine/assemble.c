@@ -272,6 +272,32 @@ static bool add_ports(struct machine *m, struct err *err)
     return device_attach(&m->board, dev, err);
 }
 
+/* ---- shares ---- */
+
+static bool add_share(struct machine *m, unsigned i, struct err *err)
+{
+    const struct config_share *s = &m->config.share[i];
+    char id[16];
+
+    if (!s->fd)
+        return err_set(err, EINVAL,
+                       "--share %s: needs a server of its own: start the machine with hull run",
+                       s->dir);
+    if (!strcmp(s->type, "virtiofs"))
+        return err_set(err, ENOSYS, "--share %s,type=virtiofs: not in this version of hull",
+                       s->dir);
+    snprintf(id, sizeof id, "share%u", i);
+    return device_attach(&m->board, virtio_9p_new(id, s->tag, (int)s->fd, (int)s->area_fd), err);
+}
+
+static bool add_shares(struct machine *m, struct err *err)
+{
+    for (unsigned i = 0; i < m->config.share_count; i++)
+        if (!add_share(m, i, err))
+            return false;
+    return true;
+}
+
 static bool add_small_devices(struct machine *m, struct err *err)
 {
     uint64_t seed = m->config.has_random_seed ? m->config.random_seed : m->vm.random_seed;
@@ -291,5 +317,5 @@ bool machine_assemble(struct machine *m, struct err *err)
 {
     return add_dialer(m, err) && add_memory(m, err) && add_cpus(m, err) && add_board(m, err) &&
            add_disks(m, err) && add_nets(m, err) && add_console(m, err) && add_ports(m, err) &&
-           add_small_devices(m, err) && add_vsock(m, err) && add_qmp(m, err);
+           add_small_devices(m, err) && add_shares(m, err) && add_vsock(m, err) && add_qmp(m, err);
 }

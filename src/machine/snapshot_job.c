@@ -194,6 +194,10 @@ static bool check_request(struct machine *m, const struct snapshot_request *r, s
         return err_set(err, EBUSY, "job %s takes a snapshot already", m->snapshot->id);
     if (m->state != RUN_RUNNING && m->state != RUN_PAUSED)
         return err_set(err, ESHUTDOWN, "the machine has ended");
+    if (m->config.share_count)
+        return err_set(err, ENOTSUP,
+                       "a machine with --share cannot be saved: what its guest has open on the "
+                       "host would not be there again");
     if (r->partial &&
         (!m->dirty_since_snapshot || memcmp(r->base_id, m->snapshot_id, sizeof m->snapshot_id)))
         return err_set(err, EINVAL,

@@ -75,7 +75,13 @@ struct vsock_dial { /* question: value is the port; answer: 0 with a descriptor,
     uint32_t id, value;
 };
 
+#define SHARE_TAG_MAX 36 /* bytes of a share's name, as virtio-fs has it */
+
+/* A directory that hull-9p serves by 9P2000.L: `link` and `area` as in 9p_link.h, the device's. The
+ * guest mounts it as `tag`. */
+struct device *virtio_9p_new(const char *id, const char *tag, int link, int area);
+
 extern const struct device_type virtio_blk_type, virtio_net_type, virtio_console_type,
-    virtio_rng_type, virtio_balloon_type, virtio_vsock_type;
+    virtio_rng_type, virtio_balloon_type, virtio_vsock_type, virtio_9p_type;
 
 #endif

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/* Starts what serves a --share: hull-9p, with a socket pair and memory that it has in common with
+ * the machine. */
+#include "hull.h"
+#include "virtio/9p_link.h"
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int open_directory(const struct config_share *s, struct err *err)
+{
+    int fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        err_set(err, errno, "--share %s: %s", s->dir, strerror(errno));
+    return fd;
+}
+
+/* The memory of all slots: pages exist once they are used. */
+static int open_area(struct err *err)
+{
+    int fd = memfd_create("hull-9p", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd >= 0 && !ftruncate(fd, P9_LINK_BYTES) &&
+        !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+        return fd;
+    err_set(err, errno, "cannot make memory for a share: %s", strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* hull-9p says that it is ready, or dies having said why not. */
+static bool wait_ready(int fd, pid_t pid, struct err *err)
+{
+    struct p9_link_message m;
+
+    if (recv(fd, &m, sizeof m, 0) == sizeof m && m.slot == P9_LINK_READY)
+        return true;
+    waitpid(pid, NULL, 0);
+    err->text[0] = 0;
+    return false;
+}
+
+static bool start_on(const struct config_share *s, const char *user, const int fd[3], pid_t *pid,
+                     struct err *err)
+{
+    char path[4096], number[3][16];
+    char *argv[] = {path,      "--root-fd", number[0], "--link-fd", number[1], "--area-fd",
+                    number[2], NULL,        NULL,      NULL,        NULL};
+    int keep[] = {fd[0], fd[1], fd[2], -1}, argc = 7;
+
+    if (!program_find("hull-9p", path, sizeof path, err))
+        return false;
+    for (unsigned i = 0; i < 3; i++)
+        snprintf(number[i], sizeof number[i], "%d", fd[i]);
+    if (s->readonly)
+        argv[argc++] = "--readonly";
+    if (user[0]) {
+        argv[argc++] = "--user";
+        argv[argc++] = (char *)user;
+    }
+    *pid = program_start(argv, keep, err);
+    return *pid > 0;
+}
+
+static bool start_9p(struct config_share *s, const char *user, int root, pid_t *pid,
+                     struct err *err)
+{
+    int pair[2], area = open_area(err);
+    bool good;
+
+    if (area < 0)
+        return false;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair)) {
+        close(area);
+        return err_set(err, errno, "cannot make a socket pair: %s", strerror(errno));
+    }
+    good = start_on(s, user, (const int[]){root, pair[1], area}, pid, err);
+    close(pair[1]);
+    if (good && !wait_ready(pair[0], *pid, err)) {
+        *pid = 0; /* collected already */
+        good = false;
+    }
+    if (good) {
+        s->fd = (uint32_t)pair[0];
+        s->area_fd = (uint32_t)area;
+    } else {
+        close(pair[0]);
+        close(area);
+    }
+    return good;
+}
+
+bool share_start(struct config_share *s, const char *user, pid_t *pid, struct err *err)
+{
+    int root = open_directory(s, err);
+    bool good;
+
+    if (root < 0)
+        return false;
+    good = start_9p(s, user, root, pid, err);
+    close(root);
+    return good;
+}
