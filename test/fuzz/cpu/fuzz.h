@@ -4,7 +4,7 @@
  *
  * main.c makes a seed per case; generate.c and program.c turn it into code bytes, a start state and
  * memory; native.c runs it in this process and guest.c in soft vCPUs that map the same linear
- * addresses; compare.c looks at what they left. All runs end in a fault: normally the fetch from
+ * addresses, many at a time (batch.c); compare.c looks at what they left. All runs end in a fault: normally the fetch from
  * the page after the code, so a wrong instruction length shows as a wrong RIP. */
 #ifndef HULL_FUZZ_CPU_H
 #define HULL_FUZZ_CPU_H
@@ -99,6 +99,8 @@ bool guest_works(enum side side);      /* false: not open, or the host refuses i
 uint8_t *guest_memory(enum side side); /* FUZZ_PAGES pages */
 /* In the code pages: decoded code is stale. */
 void guest_code_written(enum side side, unsigned offset, unsigned length);
+/* Before runs on this side, after those on another. */
+void guest_begin(enum side side);
 void guest_run(enum side side, const struct fuzz_case *c, struct fuzz_state *end);
 void guest_kick(void); /* from the watchdog: a run that does not end */
 /* From a signal: a fault of the host's. Ends the run if translated code may be at fault, else

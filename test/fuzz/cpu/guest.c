@@ -207,6 +207,12 @@ static void read_frame(struct guest *g, struct soft_cpu *cpu, struct fuzz_state 
     end->cr2 = end->vector == VEC_PF ? cpu->cr2 : 0;
 }
 
+void guest_begin(enum side side)
+{
+    if (guests[side].cpu->jit) /* native runs have used GS meanwhile */
+        native_set_gs((uint64_t)(uintptr_t)guests[side].cpu);
+}
+
 void guest_run(enum side side, const struct fuzz_case *c, struct fuzz_state *end)
 {
     struct guest *g = &guests[side];
@@ -229,16 +235,12 @@ void guest_run(enum side side, const struct fuzz_case *c, struct fuzz_state *end
     atomic_fetch_and(&cpu->pending, PEND_CODE); /* the case's code was just written */
     soft_set_rflags(cpu, s->rflags);
     soft_mode_changed(cpu);
-    if (cpu->jit) /* the test's own code and native.c's have used GS meanwhile */
-        native_set_gs((uint64_t)(uintptr_t)cpu);
     may_die = cpu->jit != NULL;
     exit = sigsetjmp(died, 0) ? VCPU_BROKEN : soft_run(cpu->vcpu);
     for (unsigned i = 0; exit == VCPU_KICKED && i < 8; i++)
         exit = soft_run(cpu->vcpu);
     may_die = false;
     soft_fpu_save(cpu);
-    if (cpu->jit)
-        native_set_gs(FUZZ_GS_BASE);
     memcpy(end->reg, cpu->reg, sizeof end->reg);
     memcpy(end->xsave, cpu->xsave, sizeof end->xsave);
     memcpy(end->xsave + 24, &cpu->mxcsr, 4);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* fuzz-cpu: options, worker processes, totals. doc/fuzz-cpu.md says how to read its reports. */
-#include "compare.h"
+#include "batch.h"
 #include "generate.h"
 #include "tap.h"
 #include <errno.h>
@@ -33,61 +33,12 @@ struct fuzzer {
     struct totals *t;
     int forms[4096]; /* those that --form names */
     unsigned form_count;
-    uint8_t golden[FUZZ_PAGES * 4096];
-    struct fuzz_case c;
-    unsigned stale_from, stale_to; /* code bytes of the case before */
+    struct fuzz_batch batch;
     unsigned shown;
     uint32_t *shown_by_form;
 };
 
 static struct fuzzer fuzzer;
-
-/* ---- memory of all sides ---- */
-
-static void put_code(struct fuzzer *f)
-{
-    struct fuzz_case *c = &f->c;
-    unsigned from = c->code_from, to = c->code_to;
-
-    if (f->stale_to) {
-        from = from < f->stale_from ? from : f->stale_from;
-        to = to > f->stale_to ? to : f->stale_to;
-    }
-    memcpy(native_memory() + PAGE_CODE * 4096 + from, c->code + from, to - from);
-    for (unsigned i = 0; i < SIDES; i++) {
-        memcpy(guest_memory(i) + PAGE_CODE * 4096 + from, c->code + from, to - from);
-        guest_code_written(i, from, to - from);
-    }
-    f->stale_from = c->code_from;
-    f->stale_to = c->code_to;
-}
-
-static void put_patch(struct fuzzer *f, const uint8_t *bytes)
-{
-    unsigned at = f->c.patch_at;
-
-    if (at < PAGE_DATA * 4096 || at + 64 > FUZZ_PAGES * 4096 || !fuzz_perm[at / 4096])
-        return;
-    memcpy(native_memory() + at, bytes, 64);
-    for (unsigned i = 0; i < SIDES; i++)
-        memcpy(guest_memory(i) + at, bytes, 64);
-}
-
-/* All sides back to what every case starts from. */
-static void restore(struct fuzzer *f)
-{
-    for (unsigned i = PAGE_DATA; i < FUZZ_PAGES; i++) {
-        unsigned at = i * 4096;
-
-        if (!fuzz_perm[i])
-            continue;
-        if (memcmp(native_memory() + at, f->golden + at, 4096))
-            memcpy(native_memory() + at, f->golden + at, 4096);
-        for (unsigned s = 0; s < SIDES; s++)
-            if (memcmp(guest_memory(s) + at, f->golden + at, 4096))
-                memcpy(guest_memory(s) + at, f->golden + at, 4096);
-    }
-}
 
 /* ---- one case ---- */
 
@@ -132,80 +83,62 @@ static void print_case(const struct fuzz_case *c, int form, const char *side,
     fflush(stdout);
 }
 
-/* One side against the host. Differences, or -1: nothing to compare. */
-static int run_side(struct fuzzer *f, enum side side, const struct fuzz_state *host, char *text,
-                    size_t size)
+/* Counts and shows what came out. */
+static void report(struct fuzzer *f, const struct fuzz_item *it)
 {
-    const struct fuzz_case *c = &f->c;
-    struct fuzz_state soft = {0};
+    const struct fuzz_case *c = &it->c;
+    unsigned form = c->broken ? x86_form_count : c->insn[c->insns - 1].form; /* the last */
+    bool differs = it->differences > 0;
 
-    if (host->vector < FUZZ_TIMEOUT)
-        guest_run(side, c, &soft);
-    if (fuzz_incomparable(c, host, &soft) ||
-        (side != SIDE_INTERPRETER && fuzz_calls_nowhere(c, host)))
-        return -1;
-    return (int)fuzz_compare(c, host, &soft, side == SIDE_JIT, native_memory(), guest_memory(side),
-                             text, size);
+    f->t->cases++;
+    f->t->by_form[form]++;
+    f->t->skipped += it->differences < 0;
+    f->t->stuck += it->host.vector == FUZZ_TIMEOUT;
+    f->t->differing += differs;
+    f->t->differing_by_form[form] += differs;
+    if (f->o.one_case || (differs && f->shown < f->o.show &&
+                          f->shown_by_form[form]++ < (form < x86_form_count ? 1 : 10))) {
+        f->shown++;
+        print_case(c, it->form, differs ? fuzz_side_name[it->side] : "", differs ? it->text : "",
+                   f->o.one_case);
+        if (f->o.one_case)
+            printf("#   host: vector %u error %x cr2 %llx rip %llx\n", it->host.vector,
+                   it->host.error, (unsigned long long)it->host.cr2,
+                   (unsigned long long)it->host.rip);
+    }
 }
 
-/* Runs all sides from the same start, until one differs: that is *side. */
-static int run_once(struct fuzzer *f, struct fuzz_state *host, enum side *side, char *text,
-                    size_t size)
+static void run_batch(struct fuzzer *f)
 {
-    int differences = -1;
+    struct fuzz_batch *b = &f->batch;
 
-    *host = (struct fuzz_state){0};
-    put_patch(f, f->c.patch);
-    native_run(&f->c, host);
-    for (unsigned i = 0; i < SIDES && differences <= 0; i++) {
-        int n;
-
-        if (!guest_works(i) || (i != SIDE_INTERPRETER && f->c.mode != X86_MODE_64))
-            continue;
-        n = run_side(f, i, host, text, size);
-        *side = i;
-        differences = n > differences ? n : differences;
-        f->t->by_side[i] += n >= 0;
-    }
-    restore(f);
-    return differences;
-}
-
-static void run_case(struct fuzzer *f, uint64_t seed, int form)
-{
-    struct fuzz_case *c = &f->c;
-    struct fuzz_state host;
-    enum side side = SIDE_INTERPRETER;
-    char text[4096] = "";
-    unsigned counted;
-    int differences;
-
-    c->seed = seed;
-    if (!(f->o.programs ? fuzz_program(c) : fuzz_generate(c, form))) {
-        f->t->dropped++;
-        return;
-    }
-    put_code(f);
-    differences = run_once(f, &host, &side, text, sizeof text);
+    fuzz_batch_run(b, 0, b->count);
     /* A hypervisor below may have emulated the instruction, and not well: only what stays counts.
      */
-    for (unsigned again = 0; differences > 0 && again < 2; again++)
-        differences = run_once(f, &host, &side, text, sizeof text);
-    counted = c->broken ? x86_form_count : c->insn[c->insns - 1].form; /* last: no instruction */
-    f->t->cases++;
-    f->t->by_form[counted]++;
-    f->t->skipped += differences < 0;
-    f->t->stuck += host.vector == FUZZ_TIMEOUT;
-    f->t->differing += differences > 0;
-    f->t->differing_by_form[counted] += differences > 0;
-    if (f->o.one_case || (differences > 0 && f->shown < f->o.show &&
-                          f->shown_by_form[counted]++ < (counted < x86_form_count ? 1 : 10))) {
-        f->shown++;
-        print_case(c, form, differences > 0 ? fuzz_side_name[side] : "", text, f->o.one_case);
-        if (f->o.one_case)
-            printf("#   host: vector %u error %x cr2 %llx rip %llx\n", host.vector, host.error,
-                   (unsigned long long)host.cr2, (unsigned long long)host.rip);
+    for (unsigned i = 0; i < b->count; i++) {
+        for (unsigned again = 0; b->item[i].differences > 0 && again < 2; again++) {
+            b->saves = 0; /* the others' are not needed any more */
+            fuzz_batch_run(b, i, 1);
+        }
+        report(f, &b->item[i]);
     }
+    b->count = b->saves = 0;
+}
+
+/* Makes one more case, and runs them all when there are enough. */
+static void add_case(struct fuzzer *f, uint64_t seed, int form)
+{
+    struct fuzz_item *it = &f->batch.item[f->batch.count];
+
+    it->c.seed = seed;
+    it->form = form;
+    it->text[0] = 0;
+    if (f->o.programs ? fuzz_program(&it->c) : fuzz_generate(&it->c, form))
+        f->batch.count++;
+    else
+        f->t->dropped++;
+    if (f->batch.count == FUZZ_BATCH)
+        run_batch(f);
 }
 
 /* ---- workers ---- */
@@ -222,22 +155,10 @@ static bool open_sides(struct fuzzer *f)
 {
     struct err err;
 
-    bool good = native_open(&err);
-
-    for (unsigned i = 0; good && i < SIDES; i++)
-        good = guest_open(i, native_cs32(), &err);
-    if (!good) {
+    if (!fuzz_batch_open(&f->batch, &err)) {
         fprintf(stderr, "fuzz-cpu: %s\n", err.text);
         return false;
     }
-    fuzz_golden(f->golden);
-    memcpy(native_memory() + PAGE_CODE * 4096, f->golden + PAGE_CODE * 4096, 2 * 4096);
-    for (unsigned i = 0; i < SIDES; i++) {
-        memcpy(guest_memory(i) + PAGE_CODE * 4096, f->golden + PAGE_CODE * 4096, 2 * 4096);
-        guest_code_written(i, 0, 2 * 4096);
-    }
-    memset(f->c.code, 0xcc, sizeof f->c.code);
-    restore(f);
     f->shown_by_form = calloc(x86_form_count + 1, sizeof *f->shown_by_form);
     return f->shown_by_form != NULL;
 }
@@ -254,10 +175,13 @@ static int work(struct fuzzer *f, unsigned number)
 
         if (until > 0 && i / f->o.jobs % 256 == 0 && now() > until)
             break;
-        run_case(f, f->o.seed + i, form);
+        add_case(f, f->o.seed + i, form);
     }
-    for (unsigned i = 0; i < SIDES; i++)
+    run_batch(f);
+    for (unsigned i = 0; i < SIDES; i++) {
+        f->t->by_side[i] = f->batch.compared[i];
         f->t->translated += guest_translated(i);
+    }
     native_close();
     guest_close();
     return f->t->differing != 0;

@@ -61,6 +61,7 @@ static struct native {
     uint64_t fs_base; /* the program's own: TLS */
     uint64_t landing; /* where the running case's code ends: as if the fetch there had faulted */
     enum x86_mode landing_mode; /* which code the landing page holds */
+    volatile bool fs_moved; /* FS may be the test's; set before it is, cleared after it was */
     volatile bool running;
     volatile unsigned runs, ticked_run;
     struct fuzz_state *end;
@@ -120,11 +121,14 @@ static void copy_fpu(struct fuzz_state *end, const uint8_t *image)
         memcpy(end->xsave + 576, image + 576, 256);
 }
 
-/* A tick may come between any two instructions, so what FS holds is asked of the CPU: a flag would
- * be wrong on one side of the call that moves FS. Returns what it held. */
+/* A tick may come between any two instructions, so what FS holds is asked of the CPU: a flag alone
+ * would be wrong on one side of the call that moves FS. Returns what it held. */
 __attribute__((no_stack_protector)) static uint64_t take_fs(void)
 {
     uint64_t was = 0;
+
+    if (!native.fs_moved)
+        return native.fs_base;
 
     raw_arch_prctl(ARCH_GET_FS, (uint64_t)&was);
     if (was != native.fs_base)
@@ -382,10 +386,12 @@ void native_run(const struct fuzz_case *c, struct fuzz_state *end)
     write_landing(c->mode);
     if (c->broken == FUZZ_BAD_CUT) /* it must not find its other half in the landing page */
         mprotect((void *)native.landing, 4096, PROT_NONE);
+    native.fs_moved = c->use_fs;
     if (c->use_fs) /* FS is wrong from here to the end: nothing may use TLS */
         raw_arch_prctl(ARCH_SET_FS, FUZZ_FS_BASE);
     native.running = true;
     native_enter(&entry, s->xsave);
+    native.fs_moved = false;
     if (c->broken == FUZZ_BAD_CUT)
         mprotect((void *)native.landing, 4096, PROT_READ | PROT_EXEC);
 }
