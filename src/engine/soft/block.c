@@ -599,6 +599,8 @@ static const struct uop *enter_slow(struct soft_cpu *cpu, const struct uop *u, b
         to = soft_find(cpu);
         GOTO(to);
     }
+    if (stale)
+        GOTO(u); /* it may have translations that are good again */
     if (unlikely(cpu->instructions + b->insns > cpu->limit))
         return at_limit(cpu);
     cpu->instructions += b->insns;

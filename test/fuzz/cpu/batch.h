@@ -28,13 +28,17 @@ struct fuzz_item {
 struct fuzz_batch {
     struct fuzz_item item[FUZZ_BATCH];
     unsigned count;
-    struct fuzz_saved saved[FUZZ_BATCH * (FUZZ_PAGES - PAGE_DATA)];
+    struct fuzz_saved saved[(FUZZ_BATCH + 2) * (FUZZ_PAGES - PAGE_DATA)]; /* 2: run again */
     unsigned saves;
     uint64_t compared[SIDES];
 };
 
 bool fuzz_batch_open(struct fuzz_batch *b, struct err *err);
-/* Runs item[first..first + count). */
-void fuzz_batch_run(struct fuzz_batch *b, unsigned first, unsigned count);
+/* Runs all of its items. */
+void fuzz_batch_run(struct fuzz_batch *b);
+/* After that, for an item that differs. A hypervisor below may have emulated an instruction, and
+ * not well: if the host does not do the same again, everything is compared anew. What the soft
+ * engine did differently stays, for it may not meet the same TLB and translations again. */
+void fuzz_batch_again(struct fuzz_batch *b, unsigned i);
 
 #endif

@@ -16,7 +16,7 @@
 /* The test's linear addresses. The same pages appear at LOW, reachable with 32-bit addresses, and
  * at HIGH. Pages not named are not mapped. */
 #define FUZZ_LOW  0x10000000ull
-#define FUZZ_HIGH 0x654310000000ull
+#define FUZZ_HIGH 0x654310100000ull /* other slots of the soft engine's TLB than LOW */
 enum fuzz_page {
     PAGE_CODE = 1, /* two pages, execute and read */
     PAGE_DATA = 5, /* two pages, read and write */

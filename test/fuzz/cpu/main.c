@@ -112,14 +112,10 @@ static void run_batch(struct fuzzer *f)
 {
     struct fuzz_batch *b = &f->batch;
 
-    fuzz_batch_run(b, 0, b->count);
-    /* A hypervisor below may have emulated the instruction, and not well: only what stays counts.
-     */
+    fuzz_batch_run(b);
     for (unsigned i = 0; i < b->count; i++) {
-        for (unsigned again = 0; b->item[i].differences > 0 && again < 2; again++) {
-            b->saves = 0; /* the others' are not needed any more */
-            fuzz_batch_run(b, i, 1);
-        }
+        if (b->item[i].differences > 0)
+            fuzz_batch_again(b, i);
         report(f, &b->item[i]);
     }
     b->count = b->saves = 0;
