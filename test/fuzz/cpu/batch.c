@@ -162,8 +162,8 @@ static bool same_saved(const struct fuzz_batch *b, const struct fuzz_item *x,
     bool same = x->pages == y->pages;
 
     for (unsigned i = 0; same && i < x->pages; i++)
-        same = !memcmp(&b->saved[x->first_page + i], &b->saved[y->first_page + i],
-                       sizeof b->saved[0]);
+        same =
+            !memcmp(&b->saved[x->first_page + i], &b->saved[y->first_page + i], sizeof b->saved[0]);
     return same;
 }
 

@@ -4,8 +4,9 @@
  *
  * main.c makes a seed per case; generate.c and program.c turn it into code bytes, a start state and
  * memory; native.c runs it in this process and guest.c in soft vCPUs that map the same linear
- * addresses, many at a time (batch.c); compare.c looks at what they left. All runs end in a fault: normally the fetch from
- * the page after the code, so a wrong instruction length shows as a wrong RIP. */
+ * addresses, many at a time (batch.c); compare.c looks at what they left. All runs end in a fault:
+ * normally the fetch from the page after the code, so a wrong instruction length shows as a wrong
+ * RIP. */
 #ifndef HULL_FUZZ_CPU_H
 #define HULL_FUZZ_CPU_H
 

@@ -210,7 +210,7 @@ static void read_frame(struct guest *g, struct soft_cpu *cpu, struct fuzz_state 
 void guest_begin(enum side side)
 {
     soft_tlb_flush(guests[side].cpu, true); /* so that some cases meet an empty TLB */
-    if (guests[side].cpu->jit) /* native runs have used GS meanwhile */
+    if (guests[side].cpu->jit)              /* native runs have used GS meanwhile */
         native_set_gs((uint64_t)(uintptr_t)guests[side].cpu);
 }
 

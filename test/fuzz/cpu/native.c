@@ -61,7 +61,7 @@ static struct native {
     uint64_t fs_base; /* the program's own: TLS */
     uint64_t landing; /* where the running case's code ends: as if the fetch there had faulted */
     enum x86_mode landing_mode; /* which code the landing page holds */
-    volatile bool fs_moved; /* FS may be the test's; set before it is, cleared after it was */
+    volatile bool fs_moved;     /* FS may be the test's; set before it is, cleared after it was */
     volatile bool running;
     volatile unsigned runs, ticked_run;
     struct fuzz_state *end;
