@@ -20,7 +20,13 @@ enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE
 
 /* Flags. COMPRESS: a write of whole clusters (block.cluster_size) that the format should compress.
  */
-enum { BLOCK_REQ_UNMAP = 1, BLOCK_REQ_FUA = 2, BLOCK_REQ_COMPRESS = 4, BLOCK_REQ_INTERNAL = 8 };
+enum {
+    BLOCK_REQ_UNMAP = 1,
+    BLOCK_REQ_FUA = 2,
+    BLOCK_REQ_COMPRESS = 4,
+    BLOCK_REQ_INTERNAL = 8,
+    BLOCK_REQ_NO_POLICY = 16 /* a drive reports the error, whatever its policy */
+};
 
 struct block_req { /* the submitter's memory, lent until done() */
     enum block_op op;
@@ -87,6 +93,7 @@ struct block_config { /* from struct config_disk */
 struct block {
     const struct block_ops *ops;
     struct loop *loop;
+    char name[32]; /* its node name in QMP, or "" */
     struct block_config config;
     uint64_t size;          /* bytes, a multiple of sector_size */
     uint32_t sector_size;   /* logical, 512 */
@@ -96,6 +103,7 @@ struct block {
     uint32_t cluster_size;  /* what the format allocates at once; 0 if it has no such thing */
     bool readonly, can_discard, can_zero, rotational;
     unsigned in_flight;
+    unsigned parked; /* of those: held until the machine goes on (drive.h) */
     uint64_t reads, writes, flushes, bytes_read, bytes_written, errors; /* query-blockstats */
     struct block *under, *backing, *data;                               /* ours to close, or NULL */
     struct image_file *file;                                            /* raw: see format.h */

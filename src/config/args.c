@@ -245,7 +245,7 @@ static const struct option options[] = {
     {"--initrd", "FILE[,FILE...]", "initial RAM disk, or Multiboot modules", TEXT(initrd)},
     {"--append", "TEXT", "the kernel's command line", TEXT(append)},
     {"--firmware", "bios|uefi|FILE", "boot from firmware (a later version)", .read = read_later},
-    {"--disk", "FILE[,format=raw][,readonly=on][,serial=S][,cache=C][,discard=off][,temporary=on][,queues=N]", "a virtio disk; repeatable", .read = read_disk},
+    {"--disk", "FILE[,format=raw][,readonly=on][,serial=S][,cache=C][,discard=off][,temporary=on][,queues=N][,werror=P][,rerror=P][,iops=N][,bps=N]", "a virtio disk; repeatable", .read = read_disk},
     {"--cdrom", "FILE", "a CD-ROM image (a later version)", .read = read_later},
     {"--net", "none|user[,forward=tcp:HOST:GUEST]...|tap,name=T[,vhost=on]", "a network interface; repeatable; default user", .read = read_net},
     {"--serial", "stdio|none|file:F|unix:S", "the first serial port (default stdio)", TEXT(serial)},
@@ -263,6 +263,7 @@ static const struct option options[] = {
     {"--debug-exit", NULL, "add the isa-debug-exit port 0xf4: the guest chooses the exit status", .read = read_debug_exit},
     {"--no-balloon", NULL, "leave the memory balloon out", .read = read_no_balloon},
     {"--quiet", NULL, "do not say why the soft engine runs where KVM was wanted", .read = read_quiet},
+    {"--image-dir", "DIR", "block commands of QMP may open and make image files below this folder", TEXT(image_dir)},
     {"--user", "NAME", "when root: run the machine as this user", TEXT(user)},
     {"--no-sandbox", NULL, "no seccomp filter and no file fence: for debugging hull itself", .read = read_no_sandbox},
 };

@@ -3,12 +3,27 @@
 #include "config/tables.h"
 #include <stdlib.h>
 
+#define LIMIT_MAX 1000000000000000 /* as QEMU has it */
+
 const struct field config_disk_fields[] = {
-    FIELD_TEXT(struct config_disk, file),    FIELD_TEXT(struct config_disk, format),
-    FIELD_TEXT(struct config_disk, serial),  FIELD_TEXT(struct config_disk, cache),
-    FIELD(struct config_disk, readonly, 1),  FIELD(struct config_disk, discard, 1),
-    FIELD(struct config_disk, temporary, 1), FIELD_TEXT(struct config_disk, aio),
-    FIELD(struct config_disk, queues, 16),   {0},
+    FIELD_TEXT(struct config_disk, file),
+    FIELD_TEXT(struct config_disk, format),
+    FIELD_TEXT(struct config_disk, serial),
+    FIELD_TEXT(struct config_disk, cache),
+    FIELD(struct config_disk, readonly, 1),
+    FIELD(struct config_disk, discard, 1),
+    FIELD(struct config_disk, temporary, 1),
+    FIELD_TEXT(struct config_disk, aio),
+    FIELD(struct config_disk, queues, 16),
+    FIELD_TEXT(struct config_disk, werror),
+    FIELD_TEXT(struct config_disk, rerror),
+    FIELD_SIZE(struct config_disk, bps, LIMIT_MAX),
+    FIELD_SIZE(struct config_disk, bps_rd, LIMIT_MAX),
+    FIELD_SIZE(struct config_disk, bps_wr, LIMIT_MAX),
+    FIELD(struct config_disk, iops, LIMIT_MAX),
+    FIELD(struct config_disk, iops_rd, LIMIT_MAX),
+    FIELD(struct config_disk, iops_wr, LIMIT_MAX),
+    {0},
 };
 
 const struct field config_net_fields[] = {
@@ -60,6 +75,7 @@ const struct field config_fields[] = {
     FIELD_TEXT(struct config, restore),
     FIELD(struct config, paused, 1),
     FIELD(struct config, fresh_identity, 1),
+    FIELD_TEXT(struct config, image_dir),
     FIELD_TEXT(struct config, user),
     FIELD(struct config, sandbox, 1),
     FIELD(struct config, quiet, 1),
@@ -100,6 +116,8 @@ static bool check_disks(const struct config *c, struct err *err)
     static const char *const caches[] = {"", "writeback", "none", "unsafe", "writethrough", NULL};
     static const char *const aios[] = {"", "uring", "threads", NULL};
     static const char *const formats[] = {"", "raw", "qcow2", NULL};
+    static const char *const policies[] = {"", "report", "ignore", "enospc", "stop", NULL};
+    static const char *const read_policies[] = {"", "report", "ignore", "stop", NULL};
 
     for (unsigned i = 0; i < c->disk_count; i++) {
         const struct config_disk *d = &c->disk[i];
@@ -108,7 +126,9 @@ static bool check_disks(const struct config *c, struct err *err)
             return err_set(err, EINVAL, "--disk: the file is missing: --disk FILE[,format=raw]");
         if (!check_word("--disk format", d->format, formats, err) ||
             !check_word("--disk cache", d->cache, caches, err) ||
-            !check_word("--disk aio", d->aio, aios, err))
+            !check_word("--disk aio", d->aio, aios, err) ||
+            !check_word("--disk werror", d->werror, policies, err) ||
+            !check_word("--disk rerror", d->rerror, read_policies, err))
             return false;
     }
     return true;

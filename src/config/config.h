@@ -20,9 +20,11 @@ struct config_disk { /* --disk FILE[,key=value]... */
     char cache[16]; /* writeback, none, unsafe, writethrough */
     bool readonly;
     bool discard;
-    bool temporary;  /* writes end with the machine; many machines may share the file */
-    char aio[8];     /* uring, threads; empty: what the host offers */
-    uint16_t queues; /* 0: one per vCPU, at most 4 */
+    bool temporary;            /* writes end with the machine; many machines may share the file */
+    char aio[8];               /* uring, threads; empty: what the host offers */
+    uint16_t queues;           /* 0: one per vCPU, at most 4 */
+    char werror[8], rerror[8]; /* report, ignore, enospc, stop; empty: enospc, report */
+    uint64_t bps, bps_rd, bps_wr, iops, iops_rd, iops_wr; /* a second; 0: no limit */
 };
 
 struct config_net {  /* --net KIND[,key=value]... */
@@ -77,7 +79,8 @@ struct config {
     char restore[CONFIG_PATH]; /* a snapshot's directory to go on from; empty: power on */
     bool paused;               /* restored, and waits for cont */
     bool fresh_identity;       /* a clone: new VMGenID and MACs */
-    char user[64];             /* drop to this user when started as root */
+    char image_dir[CONFIG_PATH]; /* block commands may open files below it; empty: none */
+    char user[64];               /* drop to this user when started as root */
     bool sandbox;
     bool quiet; /* nothing about why it is not KVM */
 };

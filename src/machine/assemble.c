@@ -9,6 +9,7 @@
 #include "loop/listener.h"
 #include "loop/uring.h"
 #include "machine/dialer.h"
+#include "machine/disks.h"
 #include "machine/qmp.h"
 #include "machine/snapshot.h"
 #include "net/net.h"
@@ -122,42 +123,6 @@ static bool add_board(struct machine *m, struct err *err)
     m->board.cpu_count = m->config.cpus;
     return open_stream(m, "--serial", m->config.serial, &m->parts.serial[0], err) &&
            board_attach(&m->board, &m->parts, err);
-}
-
-/* ---- disks ---- */
-
-static bool open_disk(struct machine *m, unsigned i, struct err *err)
-{
-    const struct config_disk *d = &m->config.disk[i];
-    struct block_config config = {.readonly = d->readonly || d->temporary, .discard = d->discard};
-
-    memcpy(config.file, d->file, sizeof config.file);
-    memcpy(config.format, d->format, sizeof config.format);
-    memcpy(config.serial, d->serial, sizeof config.serial);
-    if (!block_cache_parse(&config.cache, d->cache, err))
-        return false;
-    config.aio = strcmp(d->aio, "threads") ? AIO_URING : AIO_THREADS;
-    m->disk[i] = block_open(m->loop, &config, err);
-    if (m->disk[i] && d->temporary && !d->readonly)
-        m->disk[i] = block_temporary(m->disk[i], err);
-    return m->disk[i] != NULL;
-}
-
-static bool add_disks(struct machine *m, struct err *err)
-{
-    char id[16];
-
-    for (unsigned i = 0; i < m->config.disk_count; i++) {
-        uint16_t queues = m->config.disk[i].queues;
-
-        if (!queues)
-            queues = (uint16_t)min_u64(m->config.cpus, 4);
-        snprintf(id, sizeof id, "disk%u", i);
-        if (!open_disk(m, i, err) ||
-            !device_attach(&m->board, virtio_blk_new(id, m->disk[i], queues), err))
-            return false;
-    }
-    return true;
 }
 
 /* ---- networks ---- */
@@ -316,6 +281,6 @@ static bool add_qmp(struct machine *m, struct err *err)
 bool machine_assemble(struct machine *m, struct err *err)
 {
     return add_dialer(m, err) && add_memory(m, err) && add_cpus(m, err) && add_board(m, err) &&
-           add_disks(m, err) && add_nets(m, err) && add_console(m, err) && add_ports(m, err) &&
+           disks_open(m, err) && add_nets(m, err) && add_console(m, err) && add_ports(m, err) &&
            add_small_devices(m, err) && add_shares(m, err) && add_vsock(m, err) && add_qmp(m, err);
 }

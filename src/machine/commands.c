@@ -3,7 +3,6 @@
 #include "machine/qmp.h"
 #include "virtio/devices.h"
 #include <errno.h>
-#include <sys/stat.h>
 
 static json_t *nothing(void)
 {
@@ -45,70 +44,6 @@ static json_t *query_cpus(struct machine *m, json_t *args, struct err *err)
                                               "cpu-index", i, "qom-path", path, "thread-id",
                                               (int)m->vm.cpu[i]->tid, "target", "x86_64", "props",
                                               "socket-id", 0, "core-id", i, "thread-id", 0));
-    }
-    return list;
-}
-
-static const char *const limits[] = {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
-
-/* QEMU's BlockDeviceInfo, with the members that its schema requires. */
-static json_t *describe_medium(const struct block *b, const char *id)
-{
-    struct stat st;
-    json_t *info =
-        json_pack("{s:s, s:s, s:b, s:b, s:s, s:i, s:s, s:i}", "file", b->config.file, "drv",
-                  b->ops->name, "ro", b->readonly, "encrypted", 0, "node-name", id,
-                  "backing_file_depth", 0, "detect_zeroes", "off", "write_threshold", 0);
-
-    if (stat(b->config.file, &st))
-        st.st_blocks = 0;
-    for (unsigned i = 0; i < 6; i++)
-        json_object_set_new(info, limits[i], json_integer(0));
-    json_object_set_new(info, "cache",
-                        json_pack("{s:b, s:b, s:b}", "writeback", 1, "direct",
-                                  b->config.cache == CACHE_NONE, "no-flush",
-                                  b->config.cache == CACHE_UNSAFE));
-    json_object_set_new(info, "image",
-                        json_pack("{s:s, s:s, s:I, s:I}", "filename", b->config.file, "format",
-                                  b->ops->name, "virtual-size", (json_int_t)b->size, "actual-size",
-                                  (json_int_t)st.st_blocks * 512));
-    return info;
-}
-
-static json_t *describe_disk(struct machine *m, unsigned i)
-{
-    char id[16];
-
-    snprintf(id, sizeof id, "disk%u", i);
-    return json_pack("{s:s, s:s, s:s, s:b, s:b, s:s, s:o}", "device", id, "qdev", id, "type",
-                     "unknown", "removable", 0, "locked", 0, "io-status", "ok", "inserted",
-                     describe_medium(m->disk[i], id));
-}
-
-static json_t *query_block(struct machine *m, json_t *args, struct err *err)
-{
-    json_t *list = json_array();
-
-    for (unsigned i = 0; i < m->config.disk_count; i++)
-        json_array_append_new(list, describe_disk(m, i));
-    return list;
-}
-
-static json_t *query_blockstats(struct machine *m, json_t *args, struct err *err)
-{
-    json_t *list = json_array();
-    char id[16];
-
-    for (unsigned i = 0; i < m->config.disk_count; i++) {
-        const struct block *b = m->disk[i];
-
-        snprintf(id, sizeof id, "disk%u", i);
-        json_array_append_new(list, json_pack("{s:s, s:{s:I, s:I, s:I, s:I, s:I}}", "device", id,
-                                              "stats", "rd_operations", (json_int_t)b->reads,
-                                              "wr_operations", (json_int_t)b->writes, "rd_bytes",
-                                              (json_int_t)b->bytes_read, "wr_bytes",
-                                              (json_int_t)b->bytes_written, "flush_operations",
-                                              (json_int_t)b->flushes));
     }
     return list;
 }
@@ -214,19 +149,18 @@ static json_t *query_commands(struct machine *m, json_t *args, struct err *err)
     json_array_append_new(list, json_pack("{s:s}", "name", "qmp_capabilities"));
     json_array_append_new(list, json_pack("{s:s}", "name", "getfd"));
     json_array_append_new(list, json_pack("{s:s}", "name", "closefd"));
-    for (const struct qmp_command *q = qmp_commands; q->name; q++)
-        json_array_append_new(list, json_pack("{s:s}", "name", q->name));
+    for (const struct qmp_command *const *t = qmp_tables; *t; t++)
+        for (const struct qmp_command *q = *t; q->name; q++)
+            json_array_append_new(list, json_pack("{s:s}", "name", q->name));
     return list;
 }
 
-const struct qmp_command qmp_commands[] = {
+static const struct qmp_command qmp_commands[] = {
     {"query-status", query_status},
     {"query-version", query_version},
     {"query-name", query_name},
     {"query-kvm", query_kvm},
     {"query-cpus-fast", query_cpus},
-    {"query-block", query_block},
-    {"query-blockstats", query_blockstats},
     {"query-balloon", query_balloon},
     {"query-commands", query_commands},
     {"stop", stop},
@@ -243,3 +177,5 @@ const struct qmp_command qmp_commands[] = {
     {"x-hull-stats", stats},
     {0},
 };
+
+const struct qmp_command *const qmp_tables[] = {qmp_commands, qmp_disk_commands, NULL};

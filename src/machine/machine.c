@@ -7,6 +7,7 @@
  * vCPU threads set a bit in `asked` and post `attend`; the main thread does the work. */
 #include "machine/machine.h"
 #include "base/clock.h"
+#include "block/drive.h"
 #include "dev/irqchip.h"
 #include "engine/choose.h"
 #include "loop/uring.h"
@@ -17,8 +18,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-const char *const run_state_name[] = {"prelaunch", "running",        "paused",
-                                      "shutdown",  "guest-panicked", "internal-error"};
+const char *const run_state_name[] = {"prelaunch",      "running",        "paused",  "shutdown",
+                                      "guest-panicked", "internal-error", "io-error"};
 
 enum {
     ASK_OFF = 1,
@@ -26,7 +27,8 @@ enum {
     ASK_PANIC = 4,
     ASK_DEBUG_EXIT = 8,
     ASK_CRASHED = 16,
-    ASK_BROKEN = 32
+    ASK_BROKEN = 32,
+    ASK_IO_ERROR = 64
 };
 
 static void ask(struct machine *m, uint32_t what)
@@ -179,25 +181,58 @@ void machine_quit(struct machine *m, int status, const char *reason)
     loop_quit(m->loop);
 }
 
-void machine_stop(struct machine *m)
+/* Limits on disks do not slow down a pause. */
+static void rush_disks(struct machine *m, bool on)
+{
+    for (unsigned i = 0; i < m->config.disk_count; i++)
+        drive_rush(m->drive[i], on);
+}
+
+static void retry_disks(struct machine *m)
+{
+    for (unsigned i = 0; i < m->config.disk_count; i++)
+        drive_retry(m->drive[i]);
+}
+
+static void give_up_disks(struct machine *m)
+{
+    for (unsigned i = 0; i < m->config.disk_count; i++)
+        if (m->drive[i])
+            drive_give_up(m->drive[i]);
+}
+
+static void stop(struct machine *m, enum run_state state)
 {
     if (m->state != RUN_RUNNING)
         return;
     m->changing = true;
-    m->state = RUN_PAUSED;
+    m->state = state;
     vm_pause(&m->vm);
+    rush_disks(m, true);
     board_pause(&m->board);
     qmp_event(m->qmp, "STOP", NULL);
     change_end(m);
 }
 
+void machine_stop(struct machine *m)
+{
+    stop(m, RUN_PAUSED);
+}
+
+void machine_stop_for_disk(struct machine *m)
+{
+    ask(m, ASK_IO_ERROR);
+}
+
 void machine_cont(struct machine *m)
 {
-    if (m->state != RUN_PAUSED && m->state != RUN_PRELAUNCH)
+    if (m->state != RUN_PAUSED && m->state != RUN_PRELAUNCH && m->state != RUN_IO_ERROR)
         return;
-    if (m->state == RUN_PAUSED)
+    rush_disks(m, false);
+    if (m->state != RUN_PRELAUNCH)
         board_resume(&m->board);
     m->state = RUN_RUNNING;
+    retry_disks(m);
     qmp_event(m->qmp, "RESUME", NULL);
     vm_resume(&m->vm);
 }
@@ -209,6 +244,7 @@ bool machine_freeze(struct machine *m)
     m->changing = true;
     if (running) {
         vm_pause(&m->vm);
+        rush_disks(m, true);
         board_pause(&m->board);
     }
     return running;
@@ -217,6 +253,7 @@ bool machine_freeze(struct machine *m)
 void machine_thaw(struct machine *m, bool run)
 {
     if (m->state == RUN_RUNNING && run) {
+        rush_disks(m, false);
         board_resume(&m->board);
         vm_resume(&m->vm);
     } else if (m->state == RUN_RUNNING) {
@@ -242,6 +279,7 @@ bool machine_reset(struct machine *m, const char *reason, struct err *err)
     m->changing = true;
     if (m->state == RUN_RUNNING)
         vm_pause(&m->vm);
+    give_up_disks(m);
     board_reset(&m->board);
     good = vm_reset(&m->vm, err) && machine_load(m, err);
     if (good)
@@ -289,6 +327,8 @@ static void attend(struct call *c)
     asked = atomic_exchange(&m->asked, 0);
     if (asked & ASK_BROKEN)
         machine_quit(m, MACHINE_FAILED, "host-error");
+    if (asked & ASK_IO_ERROR)
+        stop(m, RUN_IO_ERROR);
     if (asked & ASK_DEBUG_EXIT)
         machine_quit(m, (int)(atomic_load(&m->debug_code) & 0xff), "guest-shutdown");
     if (asked & ASK_OFF)
@@ -383,16 +423,23 @@ bool machine_prepare(const struct config *config, struct err *err)
 {
     struct engine_choice choice;
     struct cpu_offer offer;
+    struct sandbox_needs needs;
 
     host_tsc_begin();
     if (!engine_choose(config->engine, &choice, err) || !choice.ops->offer(&offer, err))
         return false;
     host_tsc_khz();
-    return !config->sandbox || sandbox_prepare(choice.ops == &kvm_engine, false, err);
+    needs = (struct sandbox_needs){.kvm = choice.ops == &kvm_engine,
+                                   .files = config->image_dir[0] != 0};
+    return !config->sandbox || sandbox_prepare(&needs, err);
 }
 
 bool machine_start(struct machine *m, struct err *err)
 {
+    const struct sandbox_needs needs = {.kvm = m->vm.engine == &kvm_engine,
+                                        .vhost = m->mem.unlogged,
+                                        .files = m->config.image_dir[0] != 0};
+
     /* Landlock binds a thread and those it starts, so it comes before the vCPUs' threads; seccomp
      * is put on all threads at once, after the calls that start them. */
     if (m->config.sandbox && !sandbox_fence(&m->config, err))
@@ -400,7 +447,7 @@ bool machine_start(struct machine *m, struct err *err)
     if (!vm_start(&m->vm, err))
         return false;
     host_tsc_khz(); /* finding out takes calls that the filter refuses */
-    if (m->config.sandbox && !sandbox_filter(m->vm.engine == &kvm_engine, m->mem.unlogged, err))
+    if (m->config.sandbox && !sandbox_filter(&needs, err))
         return false;
     if (m->config.timeout_s)
         loop_at(m->loop, &m->timeout, now_ns() + m->config.timeout_s * 1000000000ULL);
@@ -430,6 +477,7 @@ void machine_close(struct machine *m)
     }
     qmp_close(m->qmp);
     m->qmp = NULL;
+    give_up_disks(m);
     snapshot_free(m);
     restore_close(m);
     board_close(&m->board);

@@ -26,6 +26,7 @@ enum run_state { /* as QMP's RunState names them: see run_state_name */
                  RUN_SHUTDOWN,
                  RUN_PANICKED,
                  RUN_INTERNAL_ERROR,
+                 RUN_IO_ERROR, /* paused, because a disk failed */
 };
 extern const char *const run_state_name[];
 
@@ -38,6 +39,7 @@ enum { /* exit statuses of hull-vmm and hull run */
 };
 
 struct qmp;
+struct drive;
 struct restore;
 struct snapshot_job;
 
@@ -56,9 +58,12 @@ struct machine {
     struct restore *restore;
     struct snapshot_job *snapshot;
     uint8_t snapshot_id[16], generation[16]; /* generation: the VMGenID */
-    bool dirty_since_snapshot; /* the dirty log has exactly what changed since snapshot_id */
-    struct boot *boot;         /* the kernel's open files: read again at every reset */
-    struct block *disk[CONFIG_DISKS];
+    bool dirty_since_snapshot;        /* the dirty log has exactly what changed since snapshot_id */
+    struct boot *boot;                /* the kernel's open files: read again at every reset */
+    struct block *disk[CONFIG_DISKS]; /* each the block of its drive */
+    struct drive *drive[CONFIG_DISKS];
+    unsigned node_count;      /* that were given names */
+    char folder[CONFIG_PATH]; /* that relative names are in */
     struct net *net[CONFIG_NETS][MACHINE_NET_PAIRS];
     struct board_parts parts; /* what the board is made of: ACPI says the same */
     struct chardev *stream[CONFIG_PORTS + 2];
@@ -99,6 +104,8 @@ void machine_close(struct machine *m); /* accepts a half-open machine */
 /* What a user may do, by QMP or signal. All idempotent, in the main thread, not while `changing`
  * (but quit). */
 void machine_stop(struct machine *m);
+/* The same because a disk failed: state io-error; machine_cont tries its requests again. */
+void machine_stop_for_disk(struct machine *m);
 void machine_cont(struct machine *m);
 void machine_powerdown(struct machine *m); /* presses the power button */
 /* `reason` as in QMP's RESET. A machine that cannot be reset is ended. */
@@ -127,10 +134,14 @@ bool sandbox_drop_user(const char *user, struct err *err);
 bool sandbox_fence(const struct config *config, struct err *err); /* files: before threads start */
 /* For the dialer's own process: sockets of the host by path, nothing else. */
 bool sandbox_dialer(struct err *err);
-/* System calls, of all threads; `kvm`: the engine is KVM; `vhost`: the kernel serves some queues.
- */
-bool sandbox_filter(bool kvm, bool vhost, struct err *err);
+struct sandbox_needs {
+    bool kvm;   /* the engine is KVM */
+    bool vhost; /* the kernel serves some queues */
+    bool files; /* block commands open images: the fence says where */
+};
+/* System calls, of all threads. */
+bool sandbox_filter(const struct sandbox_needs *needs, struct err *err);
 /* Its costly half; may come long before, in the process that this one is forked from. */
-bool sandbox_prepare(bool kvm, bool vhost, struct err *err);
+bool sandbox_prepare(const struct sandbox_needs *needs, struct err *err);
 
 #endif

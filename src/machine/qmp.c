@@ -204,8 +204,18 @@ static json_t *fd_command(struct client *c, bool get, const char *fdname)
     return error_object("GenericError", err.text);
 }
 
+static const struct qmp_command *find_command(const char *name)
+{
+    for (const struct qmp_command *const *t = qmp_tables; *t; t++)
+        for (const struct qmp_command *q = *t; q->name; q++)
+            if (!strcmp(q->name, name))
+                return q;
+    return NULL;
+}
+
 static json_t *run_command(struct client *c, const char *name, json_t *args)
 {
+    const struct qmp_command *q;
     struct err err = {0};
     json_t *result;
 
@@ -218,9 +228,8 @@ static json_t *run_command(struct client *c, const char *name, json_t *args)
                             "Expecting capabilities negotiation with 'qmp_capabilities'");
     if (!strcmp(name, "getfd") || !strcmp(name, "closefd"))
         return fd_command(c, *name == 'g', json_string_value(json_object_get(args, "fdname")));
-    for (const struct qmp_command *q = qmp_commands; q->name; q++) {
-        if (strcmp(q->name, name))
-            continue;
+    q = find_command(name);
+    if (q) {
         c->qmp->busy = true;
         result = q->run(c->qmp->machine, args, &err);
         qmp_hear(c->qmp);

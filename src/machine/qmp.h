@@ -32,7 +32,9 @@ struct qmp_command {
      * DeviceNotFound. */
     json_t *(*run)(struct machine *m, json_t *args, struct err *err);
 };
-extern const struct qmp_command qmp_commands[]; /* ends with a NULL name */
+/* Tables that end with a NULL name, and a list of them that ends with NULL. */
+extern const struct qmp_command *const qmp_tables[];
+extern const struct qmp_command qmp_disk_commands[]; /* disk_commands.c */
 
 /* ---- snapshot_commands.c ---- */
 json_t *qmp_snapshot(struct machine *m, json_t *args, struct err *err);

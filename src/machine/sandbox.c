@@ -84,7 +84,11 @@ static bool allow_stream(int rules, const char *spec, struct err *err)
 
 static bool allow_sockets(int rules, const struct config *c, struct err *err)
 {
+    const uint64_t images = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |
+                            LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE;
     bool good = !c->qmp[0] || allow_socket_folder(rules, c->qmp, err);
+
+    good = good && (!c->image_dir[0] || landlock_allow(rules, c->image_dir, images, err));
 
     good = good && (!c->vsock_socket[0] || allow_socket_folder(rules, c->vsock_socket, err));
     good = good && allow_stream(rules, c->serial, err) && allow_stream(rules, c->console, err);
@@ -104,6 +108,12 @@ static bool fence(const struct config *config, struct err *err)
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         return err_set(err, errno, "cannot set no-new-privs: %s", strerror(errno));
     rules = landlock_open(handled);
+    if (rules < 0 && config && config->image_dir[0])
+        return err_set(
+            err, ENOTSUP,
+            "--image-dir %s: this kernel has no Landlock, so nothing would confine block "
+            "commands to it; --no-sandbox runs without",
+            config->image_dir);
     if (rules < 0) {
         log_info("this kernel has no Landlock: the machine's process is fenced by seccomp alone");
         return true;
@@ -295,10 +305,21 @@ static int allow_ioctls(scmp_filter_ctx f)
     return bad;
 }
 
-static bool made_for_kvm, made_for_vhost;
+/* Images that block commands open: Landlock says which. */
+static int allow_files(scmp_filter_ctx f)
+{
+    static const unsigned long ioctls[] = {0x80081272 /* BLKGETSIZE64 */, 0x127b /* BLKPBSZGET */,
+                                           0x1268 /* BLKSSZGET */};
+
+    return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(openat), 0) |
+           seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(statx), 0) |
+           allow_list(f, ioctls, ARRAY_SIZE(ioctls));
+}
+
+static struct sandbox_needs made_for;
 static struct sock_fprog program; /* len 0: not made yet */
 
-static scmp_filter_ctx make_rules(bool kvm, bool vhost, int *bad)
+static scmp_filter_ctx make_rules(const struct sandbox_needs *needs, int *bad)
 {
     /* A refused call kills: it can only come from a hijacked process or a bug that tests must show.
      */
@@ -310,10 +331,12 @@ static scmp_filter_ctx make_rules(bool kvm, bool vhost, int *bad)
     if (!*bad)
         *bad =
             allow_memory(f) | allow_own_signals(f) | allow_prctl(f) | allow_gs(f) | allow_ioctls(f);
-    if (!*bad && kvm)
+    if (!*bad && needs->kvm)
         *bad = allow_list(f, kvm_ioctls, ARRAY_SIZE(kvm_ioctls));
-    if (!*bad && vhost)
+    if (!*bad && needs->vhost)
         *bad = allow_list(f, vhost_ioctls, ARRAY_SIZE(vhost_ioctls));
+    if (!*bad && needs->files)
+        *bad = allow_files(f);
     return f;
 }
 
@@ -336,29 +359,28 @@ static int export_program(scmp_filter_ctx f)
     return bad;
 }
 
-bool sandbox_prepare(bool kvm, bool vhost, struct err *err)
+bool sandbox_prepare(const struct sandbox_needs *needs, struct err *err)
 {
     scmp_filter_ctx f;
     int bad;
 
-    if (program.len && made_for_kvm == kvm && made_for_vhost == vhost)
+    if (program.len && !memcmp(&made_for, needs, sizeof made_for))
         return true;
     free(program.filter);
     program = (struct sock_fprog){0};
-    f = make_rules(kvm, vhost, &bad);
+    f = make_rules(needs, &bad);
     if (!bad)
         bad = export_program(f);
     seccomp_release(f);
-    made_for_kvm = kvm;
-    made_for_vhost = vhost;
+    made_for = *needs;
     return !bad ||
            err_set(err, -bad, "cannot make the system call filter: %s; --no-sandbox runs without",
                    strerror(-bad));
 }
 
-bool sandbox_filter(bool kvm, bool vhost, struct err *err)
+bool sandbox_filter(const struct sandbox_needs *needs, struct err *err)
 {
-    if (!sandbox_prepare(kvm, vhost, err))
+    if (!sandbox_prepare(needs, err))
         return false;
     for (unsigned i = 0; i < program.len; i++)
         if (program.filter[i].k == OWN_PID)

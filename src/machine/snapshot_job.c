@@ -105,6 +105,15 @@ static bool save_state(struct snapshot_job *j, struct err *err)
     return good;
 }
 
+/* Requests that a failed disk holds are in no queue's state. */
+static bool disk_waits(const struct machine *m)
+{
+    for (unsigned i = 0; i < m->config.disk_count; i++)
+        if (m->disk[i]->parked)
+            return true;
+    return false;
+}
+
 /* The guest stands still from here to the end. */
 static void finish(struct call *call)
 {
@@ -123,7 +132,9 @@ static void finish(struct call *call)
     memory_save(&j->saver);
     while (!j->final_over)
         loop_turn(m->loop, UINT64_MAX);
-    if (j->saver.error)
+    if (disk_waits(m))
+        err_set(&j->err, EIO, "a disk failed and its requests wait: make space, then cont");
+    else if (j->saver.error)
         err_set(&j->err, -j->saver.error, "memory cannot be written: %s",
                 strerror(-j->saver.error));
     else
@@ -192,6 +203,8 @@ static bool check_request(struct machine *m, const struct snapshot_request *r, s
 {
     if (m->snapshot && m->snapshot->status == JOB_RUNNING)
         return err_set(err, EBUSY, "job %s takes a snapshot already", m->snapshot->id);
+    if (m->state == RUN_IO_ERROR)
+        return err_set(err, EBUSY, "requests of a disk that failed wait: make space, then cont");
     if (m->state != RUN_RUNNING && m->state != RUN_PAUSED)
         return err_set(err, ESHUTDOWN, "the machine has ended");
     if (m->config.share_count)

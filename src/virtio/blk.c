@@ -259,6 +259,14 @@ static void blk_stop(struct virtio *v)
     virtio_config_set(v, offsetof(struct virtio_blk_config, wce), &b->writeback, 1, false);
 }
 
+/* What a drive's policy holds ends when the machine goes on, so its pause cannot wait for it. */
+static bool blk_parked(struct virtio *v)
+{
+    const struct virtio_blk *b = blk_of(v);
+
+    return b->block->parked && b->block->parked == b->block->in_flight && !b->held;
+}
+
 static void blk_config_write(struct virtio *v, unsigned offset, uint32_t value, unsigned size)
 {
     if (offset != offsetof(struct virtio_blk_config, wce) || size != 1 ||
@@ -302,6 +310,7 @@ static const struct virtio_ops blk_ops = {
     .kick = blk_kick,
     .stop = blk_stop,
     .config_write = blk_config_write,
+    .parked = blk_parked,
 };
 
 static bool blk_attach(struct device *dev, struct board *board, struct err *err)

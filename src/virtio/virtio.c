@@ -469,14 +469,14 @@ void virtio_pause(struct device *dev)
         v->queue[i].q.paused = true;
     if (v->ops->pause && v->life == VIRTIO_RUNNING)
         v->ops->pause(v);
-    while (any_busy(v))
+    while (any_busy(v) && !(v->ops->parked && v->ops->parked(v)))
         loop_turn(v->loop, UINT64_MAX);
     virtio_sync(&v->sync); /* a reset that waited for this can end */
     pthread_mutex_lock(&dev->lock);
     for (unsigned i = 0; i < v->queue_count; i++) {
         struct virtio_queue *vq = &v->queue[i];
 
-        if (vq->q.live)
+        if (vq->q.live && !queue_busy(&vq->q)) /* parked: it cannot be saved now */
             queue_position(&vq->q, &vq->avail, &vq->used);
     }
     pthread_mutex_unlock(&dev->lock);

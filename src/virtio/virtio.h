@@ -51,7 +51,10 @@ struct virtio_ops {
     void (*stop)(struct virtio *v);
     void (*queue_stop)(struct virtio *v, struct queue *q); /* the same for one queue; may be NULL */
     void (*pause)(struct virtio *v);                       /* the same, for all; may be NULL */
-    void (*resume)(struct virtio *v);                      /* before the kicks; may be NULL */
+    /* Is all that is in flight held back until the machine goes on? Then a pause does not wait for
+     * it. May be NULL. */
+    bool (*parked)(struct virtio *v);
+    void (*resume)(struct virtio *v); /* before the kicks; may be NULL */
     /* A driver's write to device configuration, in a vCPU thread under the lock. NULL: read-only.
      */
     void (*config_write)(struct virtio *v, unsigned offset, uint32_t value, unsigned size);
