@@ -17,6 +17,7 @@ int cmd_restore(int argc, char **argv);
 int cmd_clone(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_image(int argc, char **argv);
+int cmd_disk(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 
 /* Prints "hull: text" and "try hull VERB --help"; returns EXIT_USAGE. */

@@ -14,15 +14,16 @@ static const struct verb {
     {"restore", "let a saved machine go on", cmd_restore},
     {"clone", "let copies of a saved machine run", cmd_clone},
     {"image", "build bootable disk images from packages", cmd_image},
+    {"disk", "make, show, change and copy disk images", cmd_disk},
     {"info", "this host: engines, what limits speed, what is missing", cmd_info},
     {"help", "this text, or help on a verb", cmd_help},
 };
 
 /* Verbs of DESIGN.md section 9 that come with later work; named so that the error can say so. */
 static const char *const later[] = {
-    "disk",   "create",  "start",   "stop",    "kill",   "pause", "resume", "reboot", "list",
-    "show",   "edit",    "delete",  "console", "log",    "exec",  "copy",   "stats",  "pool",
-    "volume", "network", "migrate", "host",    "events", "top",   NULL,
+    "create", "start",  "stop",    "kill",    "pause", "resume", "reboot", "list",
+    "show",   "edit",   "delete",  "console", "log",   "exec",   "copy",   "stats",
+    "pool",   "volume", "network", "migrate", "host",  "events", "top",    NULL,
 };
 
 static void print_help(FILE *out)

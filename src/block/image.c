@@ -55,6 +55,8 @@ void block_info(struct block *b, struct block_info *info)
         info->disk_size = (uint64_t)st.st_blocks * 512;
         info->file_end = low->end;
     }
+    if (b->data && b->data->file && fstat(b->data->file->fd, &st) == 0)
+        info->disk_size += (uint64_t)st.st_blocks * 512;
     if (b->ops->info)
         b->ops->info(b, info);
     if (b->backing)
@@ -83,11 +85,19 @@ bool block_resize(struct block *b, uint64_t size, enum block_prealloc prealloc, 
 
 /* ---- making ---- */
 
-static bool fill_file(int fd, uint64_t size, struct err *err)
+static bool is_stopped(const struct block_create *c)
+{
+    return c->stopped && c->stopped();
+}
+
+static bool fill_file(int fd, const struct block_create *c, struct err *err)
 {
     static const char zeroes[65536];
+    uint64_t size = c->size;
 
     for (uint64_t at = 0; at < size;) {
+        if (is_stopped(c))
+            return err_set(err, ECANCELED, "stopped");
         ssize_t n = pwrite(fd, zeroes, min_u64(sizeof zeroes, size - at), (off_t)at);
 
         if (n <= 0)
@@ -109,7 +119,7 @@ static bool size_raw(struct image_file *f, const struct block_create *c, struct 
         failed = posix_fallocate(f->fd, 0, (off_t)c->size);
     if (failed)
         return err_set(err, failed, "%s", strerror(failed));
-    return c->preallocation != PREALLOC_FULL || fill_file(f->fd, c->size, err);
+    return c->preallocation != PREALLOC_FULL || fill_file(f->fd, c, err);
 }
 
 static bool create_raw(const struct block_create *c, struct err *err)

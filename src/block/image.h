@@ -23,6 +23,7 @@ struct block_create {   /* zeroes mean the format's defaults */
     uint32_t refcount_bits; /* qcow2: 1..64, default 16 */
     uint32_t version;       /* qcow2: 2 or 3 (compat=0.10, 1.1), default 3 */
     bool lazy_refcounts, extended_l2, zstd;
+    bool (*stopped)(void); /* NULL, or asked while much is written: true gives it up */
 };
 
 /* Errors leave no half-made file behind (one that existed before stays, emptied). */
