@@ -6,6 +6,7 @@
  *
  * hull keeps the terminal and the helpers; the machine itself is hull-vmm's alone. */
 #include "hull.h"
+#include "block/block.h"
 #include "engine/x86/model.h"
 #include "net/net.h"
 #include <fcntl.h>
@@ -109,7 +110,7 @@ static bool finish_config(struct config *c, struct err *err)
 {
     struct stat st;
 
-    if (c->disk_count && stat(c->disk[0].file, &st))
+    if (c->disk_count && !block_is_address(c->disk[0].file) && stat(c->disk[0].file, &st))
         return err_set(err, errno, "%s: %s; hull image build debian -o %s makes one",
                        c->disk[0].file, strerror(errno), c->disk[0].file);
     if (!use_boot_folder(c, err))

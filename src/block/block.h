@@ -68,8 +68,8 @@ enum block_cache { CACHE_WRITEBACK, CACHE_NONE, CACHE_UNSAFE, CACHE_WRITETHROUGH
 enum block_aio { AIO_URING, AIO_THREADS };
 
 struct block_config { /* from struct config_disk */
-    char file[4096];
-    char format[16]; /* "raw", "qcow2", or "" to probe */
+    char file[4096];  /* or an address: block_is_address */
+    char format[16];  /* "raw", "qcow2", vmdk and others to read, or "" to probe */
     char serial[21];
     bool readonly;
     bool discard; /* default on */
@@ -114,6 +114,9 @@ struct block {
 
 /* "writeback", "none", "unsafe", "writethrough"; "" is writeback. */
 bool block_cache_parse(enum block_cache *cache, const char *word, struct err *err);
+
+/* Is `file` no file but an address: nbd://, http://, nbdkit:... ? (remote.c) */
+bool block_is_address(const char *file);
 
 /* Opens, locks (OFD lock: shared if readonly, else exclusive) and probes. Errors name the file and
  * the fix ("is in use by another machine", "is not a multiple of 512 bytes", ...). NULL on error.

@@ -5,7 +5,10 @@
 
 #include "block/block.h"
 
-extern const struct block_ops raw_ops, qcow2_ops;
+extern const struct block_ops raw_ops, qcow2_ops, remote_ops;
+
+/* remote.c: one that only other programs can read (vmdk, vdi, vhdx, vpc)? */
+bool remote_format(const char *format);
 
 /* Opens the file that an image's header names (backing file, data file), relative to the image's
  * own directory, with `config` as far as the new node shares it. Refuses a file that is in the

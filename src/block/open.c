@@ -18,7 +18,7 @@ enum { CHAIN_MAX = 200, HEAD = 512 };
 static const struct block_ops *const formats[] = {&qcow2_ops,
                                                   &raw_ops}; /* raw takes what is left */
 
-/* Formats that users have and that this version cannot read: better said than booted as raw. */
+/* Formats that other programs read for us (remote.c): better known than booted as raw. */
 static const struct foreign {
     const char *name;
     unsigned at, len;
@@ -38,32 +38,22 @@ static const struct block_ops *format_by_name(const char *name)
     return NULL;
 }
 
-static bool refuse_foreign(const char *file, const struct foreign *f, struct err *err)
-{
-    return err_set(err, ENOTSUP,
-                   "%s: format %s comes with a later version: qemu-img convert -O raw makes a raw "
-                   "copy",
-                   file, f->name);
-}
-
 static const struct block_ops *format_named(const struct block_config *c, struct err *err)
 {
     const struct block_ops *ops = format_by_name(c->format);
 
     if (ops)
         return ops;
-    for (unsigned i = 0; i < ARRAY_SIZE(foreign); i++) {
-        if (strcmp(foreign[i].name, c->format) == 0) {
-            refuse_foreign(c->file, &foreign[i], err);
-            return NULL;
-        }
-    }
-    err_set(err, EINVAL, "%s: unknown format \"%s\": formats are raw and qcow2", c->file,
+    if (remote_format(c->format))
+        return &remote_ops;
+    err_set(err, EINVAL,
+            "%s: unknown format \"%s\": formats are raw, qcow2, vmdk, vdi, vhdx and vpc", c->file,
             c->format);
     return NULL;
 }
 
-static const struct block_ops *format_probe(struct block *raw, struct err *err)
+/* The format's name; NULL: cannot be read. */
+static const char *format_probe(struct block *raw, struct err *err)
 {
     const char *file = raw->config.file;
     _Alignas(4096) char head[HEAD];
@@ -76,16 +66,14 @@ static const struct block_ops *format_probe(struct block *raw, struct err *err)
     for (unsigned i = 0; i < ARRAY_SIZE(foreign); i++) {
         const struct foreign *f = &foreign[i];
 
-        if (memcmp(head + f->at, f->magic, f->len) == 0) {
-            refuse_foreign(file, f, err);
-            return NULL;
-        }
+        if (memcmp(head + f->at, f->magic, f->len) == 0)
+            return f->name;
     }
     for (unsigned i = 0; i < ARRAY_SIZE(formats); i++) {
         if (formats[i]->probe(head, sizeof head))
-            return formats[i];
+            return formats[i]->name;
     }
-    return &raw_ops;
+    return raw_ops.name;
 }
 
 bool block_head_is_format(const void *head, size_t len)
@@ -158,56 +146,128 @@ struct block *block_open_over(struct block *under, const struct block_config *co
     return NULL;
 }
 
-/* A guessed qcow2 that names other files may be a raw disk whose guest wrote that header. A file
- * name that says qcow2 is the user's word. */
-static bool guess_is_safe(const struct block *b)
+static bool ends_with(const char *file, const char *word)
 {
-    const char *dot = strrchr(b->config.file, '.');
+    const char *dot = strrchr(file, '.');
 
-    if (!b->backing && !b->data)
+    return dot && strcasecmp(dot + 1, word) == 0;
+}
+
+/* A guessed qcow2 that names other files may be a raw disk whose guest wrote that header; any
+ * foreign format may name some. A file name that says the format is the user's word. */
+static bool guess_is_safe(const struct block_config *c, const char *format, const struct block *b)
+{
+    if (b && !b->backing && !b->data)
         return true;
-    return b->config.depth == 0 && dot &&
-           (strcasecmp(dot, ".qcow2") == 0 || strcasecmp(dot, ".qcow") == 0 ||
-            strcasecmp(dot, ".qc2") == 0);
+    if (strcmp(format, "qcow2") == 0 && (ends_with(c->file, "qcow") || ends_with(c->file, "qc2")))
+        return c->depth == 0;
+    return c->depth == 0 && ends_with(c->file, format);
+}
+
+static bool refuse_guess(const struct block_config *c, const char *format, struct err *err)
+{
+    return err_set(err, EINVAL,
+                   "%s: looks like %s and may name other files, but a raw disk's guest could have "
+                   "written that: say format=%s if it is so",
+                   c->file, format, format);
+}
+
+/* Through hull-remote: an address, or a file in a foreign format. */
+static struct block *open_remote(struct loop *loop, const struct block_config *config,
+                                 bool growable, struct err *err)
+{
+    struct block *b = block_new(loop, config);
+
+    if (!b) {
+        err_set(err, ENOMEM, "%s: out of memory", config->file);
+        return NULL;
+    }
+    b->config.growable = growable;
+    b->ops = &remote_ops;
+    if (b->ops->open(b, err))
+        return b;
+    b->ops = NULL;
+    block_free(b);
+    return NULL;
+}
+
+/* What lies below a format, or is the disk itself. */
+static struct block *open_bottom(struct loop *loop, const struct block_config *c, bool growable,
+                                 struct err *err)
+{
+    return block_is_address(c->file) ? open_remote(loop, c, growable, err)
+                                     : open_raw(loop, c, growable, err);
+}
+
+/* The bottom turned out to be the disk, growable until now. */
+static struct block *bottom_as_disk(struct block *bottom, struct err *err)
+{
+    bottom->config.guessed = true;
+    if (bottom->ops == &raw_ops)
+        return raw_as_disk(bottom, err);
+    bottom->config.growable = false;
+    bottom->size = align_up(bottom->end, 512);
+    return bottom;
+}
+
+/* The format over its bottom, which is closed if that fails. */
+static struct block *open_format(struct block *bottom, const struct block_config *config,
+                                 const char *format, struct err *err)
+{
+    struct block_config with = *config;
+    struct block *b;
+
+    snprintf(with.format, sizeof with.format, "%s", format);
+    with.guessed = !config->format[0];
+    b = block_open_over(bottom, &with, err);
+    if (!b)
+        block_close(bottom);
+    else if (with.guessed && !guess_is_safe(config, format, b)) {
+        refuse_guess(config, format, err);
+        block_close(b);
+        b = NULL;
+    }
+    return b;
+}
+
+static struct block *open_guessing(struct loop *loop, const struct block_config *config,
+                                   struct err *err)
+{
+    struct block *bottom = open_bottom(loop, config, true, err);
+    const char *format = bottom ? format_probe(bottom, err) : NULL;
+    struct block_config with = *config;
+
+    if (format && strcmp(format, "raw") == 0)
+        return bottom_as_disk(bottom, err);
+    if (format && !remote_format(format))
+        return open_format(bottom, config, format, err);
+    if (bottom)
+        block_close(bottom);
+    if (!format || (!guess_is_safe(config, format, NULL) && !refuse_guess(config, format, err)))
+        return NULL;
+    snprintf(with.format, sizeof with.format, "%s", format);
+    return block_open(loop, &with, err);
 }
 
 struct block *block_open(struct loop *loop, const struct block_config *config, struct err *err)
 {
-    struct block_config with = *config;
-    bool guess = !config->format[0];
-    const struct block_ops *ops;
-    struct block *raw, *b;
+    struct block *bottom;
 
-    if (!guess && !format_named(config, err))
+    if (!config->format[0])
+        return open_guessing(loop, config, err);
+    if (!format_named(config, err))
         return NULL;
     if (strcmp(config->format, "raw") == 0)
-        return open_raw(loop, config, config->growable, err);
-    raw = open_raw(loop, config, true, err);
-    if (!raw)
-        return NULL;
-    ops = guess ? format_probe(raw, err) : format_named(config, err);
-    if (!ops)
-        goto close_raw;
-    if (ops == &raw_ops) {
-        raw->config.guessed = true;
-        return raw_as_disk(raw, err);
+        return open_bottom(loop, config, config->growable, err);
+    if (remote_format(config->format)) {
+        if (block_is_address(config->file))
+            return err_set(err, ENOTSUP, "%s: format %s is read from files only", config->file,
+                           config->format),
+                   NULL;
+        return open_remote(loop, config, config->growable, err);
     }
-    snprintf(with.format, sizeof with.format, "%s", ops->name);
-    with.guessed = guess;
-    b = block_open_over(raw, &with, err);
-    if (!b)
-        goto close_raw;
-    if (!guess || guess_is_safe(b))
-        return b;
-    err_set(err, EINVAL,
-            "%s: looks like %s and names another file, but a raw disk's guest could have written "
-            "that: say format=%s if it is so",
-            config->file, ops->name, ops->name);
-    block_close(b);
-    return NULL;
-close_raw:
-    block_close(raw);
-    return NULL;
+    bottom = open_bottom(loop, config, true, err);
+    return bottom ? open_format(bottom, config, config->format, err) : NULL;
 }
 
 /* ---- files that a header names ---- */
@@ -265,7 +325,7 @@ struct block *block_open_named(struct block *b, const char *name, const char *fo
                              .above = b};
     struct block *opened;
 
-    if (!plain)
+    if (!plain || block_is_address(plain))
         return err_set(err, ENOTSUP, "%s: it names %.100s, which is no file", b->config.file, name),
                NULL;
     if (!block_relative(c.file, sizeof c.file, b->config.file, plain) ||

@@ -245,7 +245,7 @@ static const struct option options[] = {
     {"--initrd", "FILE[,FILE...]", "initial RAM disk, or Multiboot modules", TEXT(initrd)},
     {"--append", "TEXT", "the kernel's command line", TEXT(append)},
     {"--firmware", "bios|uefi|FILE", "boot from firmware (a later version)", .read = read_later},
-    {"--disk", "FILE[,format=raw][,readonly=on][,serial=S][,cache=C][,discard=off][,temporary=on][,queues=N][,werror=P][,rerror=P][,iops=N][,bps=N]", "a virtio disk; repeatable", .read = read_disk},
+    {"--disk", "FILE[,format=F][,readonly=on][,serial=S][,cache=C][,discard=off][,temporary=on][,queues=N][,werror=P][,rerror=P][,iops=N][,bps=N]", "a virtio disk: a file, or nbd://, http:// ...; repeatable", .read = read_disk},
     {"--cdrom", "FILE", "a CD-ROM image (a later version)", .read = read_later},
     {"--net", "none|user[,forward=tcp:HOST:GUEST]...|tap,name=T[,vhost=on]", "a network interface; repeatable; default user", .read = read_net},
     {"--serial", "stdio|none|file:F|unix:S", "the first serial port (default stdio)", TEXT(serial)},

@@ -115,7 +115,7 @@ static bool check_disks(const struct config *c, struct err *err)
 {
     static const char *const caches[] = {"", "writeback", "none", "unsafe", "writethrough", NULL};
     static const char *const aios[] = {"", "uring", "threads", NULL};
-    static const char *const formats[] = {"", "raw", "qcow2", NULL};
+    static const char *const formats[] = {"", "raw", "qcow2", "vmdk", "vdi", "vhdx", "vpc", NULL};
     static const char *const policies[] = {"", "report", "ignore", "enospc", "stop", NULL};
     static const char *const read_policies[] = {"", "report", "ignore", "stop", NULL};
 
