@@ -33,6 +33,9 @@ int run_machine(const struct config *config);
 bool program_find(const char *name, char *path, size_t size, struct err *err);
 /* Starts a program; it dies with us. `keep` are descriptors it inherits, ended by -1. */
 pid_t program_start(char *const argv[], const int *keep, struct err *err);
+/* The same, but the new process does that first; if it gives false it ends, having said why. */
+pid_t program_start_prepared(char *const argv[], const int *keep, bool (*prepare)(void *arg),
+                             void *arg, struct err *err);
 
 /* ---- usernet.c ---- */
 /* Starts hull-usernet for an interface described by `text` ("user,..."); the machine's end of the
@@ -41,9 +44,12 @@ pid_t program_start(char *const argv[], const int *keep, struct err *err);
 bool usernet_start(const char *text, pid_t *pid, int *fd, struct err *err);
 
 /* ---- share.c ---- */
-/* Starts what serves a share to the machine, and waits until it is ready: the machine's descriptors
- * are in `s` then. An error without a text was reported by the program itself. */
+/* Starts what serves a share to the machine, and waits until it is ready: its type and the
+ * machine's descriptors are in `s` then. An error without a text was reported by the program
+ * itself. */
 bool share_start(struct config_share *s, const char *user, pid_t *pid, struct err *err);
+
+void share_say(const struct config_share *s); /* how to mount it */
 
 /* ---- console.c ---- */
 /* Joins the terminal (or whatever stdin and stdout are) to `console` until `child` ends: its wait

@@ -42,6 +42,12 @@ static void keep_only(const int *keep)
 
 pid_t program_start(char *const argv[], const int *keep, struct err *err)
 {
+    return program_start_prepared(argv, keep, NULL, NULL, err);
+}
+
+pid_t program_start_prepared(char *const argv[], const int *keep, bool (*prepare)(void *arg),
+                             void *arg, struct err *err)
+{
     pid_t parent = getpid(), pid = fork();
     sigset_t none;
 
@@ -50,7 +56,9 @@ pid_t program_start(char *const argv[], const int *keep, struct err *err)
     if (pid)
         return pid;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) /* it died before the line above */
+    if (prepare && !prepare(arg))
+        _exit(EXIT_FAILED);
+    if (getppid() != parent) /* it died before the lines above */
         _exit(EXIT_FAILED);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

@@ -162,6 +162,8 @@ static bool start_shares(struct run *r, struct err *err)
         keep(r, (int)s->fd);
         if (s->area_fd)
             keep(r, (int)s->area_fd);
+        if (!r->config.quiet)
+            share_say(s);
     }
     return true;
 }

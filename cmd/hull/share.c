@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* Starts what serves a --share: hull-9p, with a socket pair and memory that it has in common with
- * the machine. */
-#include "hull.h"
+/* Starts what serves a --share: virtiofsd (share_fs.c) where it works, else hull-9p, with a socket
+ * pair and memory that it has in common with the machine. */
+#include "share.h"
 #include "virtio/9p_link.h"
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -96,14 +98,52 @@ static bool start_9p(struct config_share *s, const char *user, int root, pid_t *
     return good;
 }
 
-bool share_start(struct config_share *s, const char *user, pid_t *pid, struct err *err)
+static bool start_built_in(struct config_share *s, const char *user, pid_t *pid, struct err *err)
 {
     int root = open_directory(s, err);
-    bool good;
+    bool good = root >= 0 && start_9p(s, user, root, pid, err);
 
-    if (root < 0)
-        return false;
-    good = start_9p(s, user, root, pid, err);
-    close(root);
+    if (root >= 0)
+        close(root);
     return good;
+}
+
+/* A directory's name is relative to where hull is, which is not where virtiofsd will be. */
+static bool make_absolute(struct config_share *s, struct err *err)
+{
+    char *real = realpath(s->dir, NULL);
+    struct stat st = {0};
+
+    if (!real || stat(real, &st))
+        err_set(err, errno, "--share %s: %s", s->dir, strerror(errno));
+    else if (!S_ISDIR(st.st_mode))
+        err_set(err, ENOTDIR, "--share %s: is no directory", s->dir);
+    else if (strlen(real) < sizeof s->dir)
+        strcpy(s->dir, real);
+    free(real);
+    return !err->text[0];
+}
+
+bool share_start(struct config_share *s, const char *user, pid_t *pid, struct err *err)
+{
+    bool choose = strcmp(s->type, "9p") && strcmp(s->type, "virtiofs"), good;
+
+    err->text[0] = 0;
+    if (!make_absolute(s, err))
+        return false;
+    good = strcmp(s->type, "9p") && (!choose || virtiofsd_path()) &&
+           share_start_virtiofs(s, user, pid, err);
+    if (!good && choose && err->text[0])
+        log_warn("%s", err->text);
+    if (choose)
+        strcpy(s->type, good ? "virtiofs" : "9p");
+    return good || (!strcmp(s->type, "9p") && start_built_in(s, user, pid, err));
+}
+
+void share_say(const struct config_share *s)
+{
+    const char *options =
+        strcmp(s->type, "9p") ? "" : " -o trans=virtio,version=9p2000.L,msize=512000";
+
+    fprintf(stderr, "hull: in the guest: mount -t %s%s %s /mnt\n", s->type, options, s->tag);
 }

@@ -70,6 +70,9 @@ static bool add_memory(struct machine *m, struct err *err)
     /* Saved memory is mapped from its file, whatever it was made of when it was saved. */
     if (c->hugepages && !m->restore && !mem_use_huge(&m->mem, c->memory, err))
         return err_wrap(err, "--memory %lluM,hugepages=on", (unsigned long long)(c->memory >> 20));
+    for (unsigned i = 0; i < c->share_count; i++)
+        if (!strcmp(c->share[i].type, "virtiofs"))
+            mem_use_files(&m->mem);
     return check_host_memory(&m->config, err) && layout_init(&m->layout, m->config.memory, err) &&
            layout_add_ram(&m->layout, &m->mem, err) && (!m->restore || restore_memory(m, err));
 }
@@ -248,10 +251,9 @@ static bool add_share(struct machine *m, unsigned i, struct err *err)
         return err_set(err, EINVAL,
                        "--share %s: needs a server of its own: start the machine with hull run",
                        s->dir);
-    if (!strcmp(s->type, "virtiofs"))
-        return err_set(err, ENOSYS, "--share %s,type=virtiofs: not in this version of hull",
-                       s->dir);
     snprintf(id, sizeof id, "share%u", i);
+    if (!strcmp(s->type, "virtiofs"))
+        return device_attach(&m->board, virtio_fs_new(id, s->tag, (int)s->fd), err);
     return device_attach(&m->board, virtio_9p_new(id, s->tag, (int)s->fd, (int)s->area_fd), err);
 }
 

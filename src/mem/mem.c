@@ -142,7 +142,8 @@ static bool region_open(const struct mem *m, struct mem_region *r, struct err *e
 {
     if (m->huge && r->size >= HUGE_SIZE)
         return region_open_huge(r, err);
-    return host_huge_anonymous() ? region_open_anonymous(r, err) : region_open_file(r, err);
+    return host_huge_anonymous() && !m->files ? region_open_anonymous(r, err)
+                                              : region_open_file(r, err);
 }
 
 static bool region_open_saved(struct mem_region *r, int fd, uint64_t file_offset, struct err *err)
@@ -168,6 +169,11 @@ bool mem_use_huge(struct mem *m, uint64_t bytes, struct err *err)
                "sysctl vm.nr_hugepages=%llu",
                (unsigned long long)need, (unsigned long long)have,
                (unsigned long long)(host_huge_total() + need - have));
+}
+
+void mem_use_files(struct mem *m)
+{
+    m->files = true;
 }
 
 void mem_back(struct mem *m, int fd)

@@ -37,6 +37,7 @@ struct mem {
     struct mem_watcher *watcher; /* set by the engine; may be NULL */
     int backing;                 /* mem_back's file, -1: none */
     bool huge;                   /* mem_use_huge */
+    bool files;                  /* mem_use_files */
 };
 
 void mem_init(struct mem *m);
@@ -48,6 +49,10 @@ void mem_close(struct mem *m);
 /* Regions added from now on are made of the host's reserved huge pages of 2 MiB, but for those that
  * are smaller. An error if fewer than `bytes` of them are free. */
 bool mem_use_huge(struct mem *m, uint64_t bytes, struct err *err);
+
+/* Regions added from now on are in files that another process can map: what a vhost-user back end
+ * needs. */
+void mem_use_files(struct mem *m);
 
 /* Regions added from now on begin with the contents of a saved memory, which is mapped privately:
  * pages come from the file when they are touched, and what the guest writes stays in this process.

@@ -81,7 +81,11 @@ struct vsock_dial { /* question: value is the port; answer: 0 with a descriptor,
  * guest mounts it as `tag`. */
 struct device *virtio_9p_new(const char *id, const char *tag, int link, int area);
 
+/* The same by FUSE, which the virtiofsd behind the connected `socket` serves by vhost-user. Guest
+ * memory must be in files (mem_use_files). */
+struct device *virtio_fs_new(const char *id, const char *tag, int socket);
+
 extern const struct device_type virtio_blk_type, virtio_net_type, virtio_console_type,
-    virtio_rng_type, virtio_balloon_type, virtio_vsock_type, virtio_9p_type;
+    virtio_rng_type, virtio_balloon_type, virtio_vsock_type, virtio_9p_type, virtio_fs_type;
 
 #endif

@@ -310,6 +310,16 @@ bool chain_write(struct chain *c, const void *src, size_t len)
     return true;
 }
 
+bool chain_filled(struct chain *c, size_t len)
+{
+    assert(c->open && !c->written);
+    if (len > c->room)
+        return false;
+    c->room -= (uint32_t)len;
+    c->written = (uint32_t)len;
+    return true;
+}
+
 /* Fills `iov` from the cursor; the cursor moves only if all of it fits. */
 static int chain_iov(const struct chain *c, uint16_t *seg, uint32_t *off, size_t len,
                      struct iovec *iov, int max)

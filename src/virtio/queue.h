@@ -130,6 +130,8 @@ bool chain_skip(struct chain *c, size_t len); /* as chain_read, to nowhere */
  * What chain_write_iov gave counts as written, so fill it all before chain_finish. */
 int chain_read_iov(struct chain *c, size_t len, struct iovec *iov, int max);
 int chain_write_iov(struct chain *c, size_t len, struct iovec *iov, int max);
+/* The first `len` bytes of the room were written by somebody else, by their addresses. */
+bool chain_filled(struct chain *c, size_t len);
 void chain_finish(struct chain *c); /* marks dirty pages, sets the used length, may interrupt */
 /* Puts the chain taken last back as if never taken. Nothing may have been written to it. */
 void chain_putback(struct chain *c);
