@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Opening the file or block device behind an image: what it is, how large, whose.
  *
- * The lock is an open-file-description lock on the whole file: shared for readers, exclusive for a
- * writer. It belongs to the inode, so another name for the file (a link, a bind mount) meets it
+ * The lock is an open-file-description lock: on the whole file for a writer, shared for readers. It
+ * belongs to the inode, so another name for the file (a link, a bind mount) meets it
  * too, and to our open description, so it ends with the process however that dies. */
 #include "block/format.h"
 #include "base/log.h"
@@ -43,11 +43,39 @@ static bool check_kind(const char *file, const struct stat *st, struct err *err)
                                            : "a socket");
 }
 
+static int set_lock(int fd, short type, off_t start, off_t length)
+{
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = length};
+
+    return fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+/* A reader's lock leaves free what QEMU's tools would take for a writer's: of their bytes it has
+ * 100 (reads), 201 and 203 (nobody may write or resize), so qemu-img may read along. */
+static int lock_shared(int fd)
+{
+    static const struct {
+        off_t start, length;
+        bool ours;
+    } part[] = {{100, 1, true},  {201, 1, true},    {203, 1, true},  {300, 0, true},
+                {0, 100, false}, {101, 100, false}, {202, 1, false}, {204, 96, false}};
+    int failed = 0;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(part) && !failed; i++)
+        failed = set_lock(fd, part[i].ours ? F_RDLCK : F_UNLCK, part[i].start, part[i].length);
+    return failed;
+}
+
+int image_file_lock(int fd, enum image_lock kind)
+{
+    if (kind == IMAGE_SHARED)
+        return lock_shared(fd);
+    return set_lock(fd, kind == IMAGE_FREE ? F_UNLCK : F_WRLCK, 0, 0);
+}
+
 static bool lock_file(int fd, const struct block_config *c, struct err *err)
 {
-    struct flock lock = {.l_type = c->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-
-    if (c->no_lock || fcntl(fd, F_OFD_SETLK, &lock) == 0)
+    if (c->no_lock || image_file_lock(fd, c->readonly ? IMAGE_SHARED : IMAGE_EXCLUSIVE) == 0)
         return true;
     if (errno == EAGAIN || errno == EACCES)
         return err_set(err, EBUSY,

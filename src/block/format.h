@@ -46,6 +46,9 @@ struct image_file {
 /* Errors name the file and the fix. The lock goes with the descriptor. */
 bool image_file_open(struct image_file *f, const struct block_config *c, struct err *err);
 void image_file_close(struct image_file *f);
+enum image_lock { IMAGE_FREE, IMAGE_SHARED, IMAGE_EXCLUSIVE };
+/* Changes the lock; -1 and errno. */
+int image_file_lock(int fd, enum image_lock kind);
 
 /* Ends a request that the format has in hand: counts it and calls done(). From the loop only. */
 void block_done(struct block *b, struct block_req *req, int result);

@@ -169,13 +169,11 @@ static const struct qmp_command qmp_commands[] = {
     {"system_reset", reset},
     {"quit", quit},
     {"balloon", balloon},
-    {"query-jobs", qmp_query_jobs},
-    {"job-cancel", qmp_job_cancel},
-    {"job-dismiss", qmp_job_dismiss},
     {"x-hull-snapshot", qmp_snapshot},
     {"x-hull-console-size", console_size},
     {"x-hull-stats", stats},
     {0},
 };
 
-const struct qmp_command *const qmp_tables[] = {qmp_commands, qmp_disk_commands, NULL};
+const struct qmp_command *const qmp_tables[] = {
+    qmp_commands, qmp_disk_commands, qmp_node_commands, qmp_job_commands, qmp_block_commands, NULL};

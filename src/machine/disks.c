@@ -95,7 +95,8 @@ static bool open_disk(struct machine *m, unsigned i, struct err *err)
     struct block *image;
     char id[16];
 
-    memcpy(config.file, d->file, sizeof config.file);
+    if (!disk_path(m, config.file, d->file, err))
+        return false;
     memcpy(config.format, d->format, sizeof config.format);
     memcpy(config.serial, d->serial, sizeof config.serial);
     if (!block_cache_parse(&config.cache, d->cache, err))

@@ -11,6 +11,8 @@
 #include "dev/irqchip.h"
 #include "engine/choose.h"
 #include "loop/uring.h"
+#include "machine/jobs.h"
+#include "machine/nodes.h"
 #include "machine/qmp.h"
 #include "machine/snapshot_job.h"
 #include "virtio/devices.h"
@@ -159,7 +161,7 @@ static bool over(const struct machine *m)
 }
 
 /* What was asked for while the machine was changing is done now. */
-static void change_end(struct machine *m)
+void machine_changed(struct machine *m)
 {
     m->changing = false;
     qmp_changed(m->qmp);
@@ -211,7 +213,7 @@ static void stop(struct machine *m, enum run_state state)
     rush_disks(m, true);
     board_pause(&m->board);
     qmp_event(m->qmp, "STOP", NULL);
-    change_end(m);
+    machine_changed(m);
 }
 
 void machine_stop(struct machine *m)
@@ -260,7 +262,7 @@ void machine_thaw(struct machine *m, bool run)
         m->state = RUN_PAUSED;
         qmp_event(m->qmp, "STOP", NULL);
     }
-    change_end(m);
+    machine_changed(m);
 }
 
 void machine_powerdown(struct machine *m)
@@ -291,7 +293,7 @@ bool machine_reset(struct machine *m, const char *reason, struct err *err)
     }
     if (m->state == RUN_RUNNING) /* not if somebody ended it meanwhile */
         vm_resume(&m->vm);
-    change_end(m);
+    machine_changed(m);
     return good;
 }
 
@@ -322,7 +324,7 @@ static void attend(struct call *c)
     struct err err;
     uint32_t asked;
 
-    if (m->changing) /* a nested turn: change_end posts this again */
+    if (m->changing) /* a nested turn: machine_changed posts this again */
         return;
     asked = atomic_exchange(&m->asked, 0);
     if (asked & ASK_BROKEN)
@@ -403,6 +405,7 @@ bool machine_open_saved(struct machine *m, const struct config *config, struct r
     m->timeout.fire = timed_out;
     make_uuid(m);
     new_generation(m);
+    list_init(&m->nodes);
     mem_init(&m->mem);
     bus_init(&m->mmio, UINT64_MAX);
     bus_init(&m->pio, 0x10000);
@@ -413,6 +416,8 @@ bool machine_open_saved(struct machine *m, const struct config *config, struct r
         if (!strcmp(config->disk[i].aio, "threads"))
             loop_forbid_uring(true);
     m->loop = loop_open(err);
+    if (m->loop)
+        machine_jobs_open(m);
     if (m->loop && (config->restore[0] ? open_restored(m, err) : open_fresh(m, err)))
         return true;
     machine_close(m);
@@ -478,6 +483,9 @@ void machine_close(struct machine *m)
     qmp_close(m->qmp);
     m->qmp = NULL;
     give_up_disks(m);
+    if (m->loop)
+        block_jobs_close(&m->jobs);
+    nodes_close(m);
     snapshot_free(m);
     restore_close(m);
     board_close(&m->board);

@@ -8,6 +8,7 @@
 #define HULL_MACHINE_H
 
 #include "block/block.h"
+#include "block/job.h"
 #include "boot/boot.h"
 #include "bus/device.h"
 #include "config/config.h"
@@ -62,6 +63,8 @@ struct machine {
     struct boot *boot;                /* the kernel's open files: read again at every reset */
     struct block *disk[CONFIG_DISKS]; /* each the block of its drive */
     struct drive *drive[CONFIG_DISKS];
+    struct block_jobs jobs;
+    struct list nodes;        /* images that blockdev-add opened and no disk has: nodes.h */
     unsigned node_count;      /* that were given names */
     char folder[CONFIG_PATH]; /* that relative names are in */
     struct net *net[CONFIG_NETS][MACHINE_NET_PAIRS];
@@ -116,6 +119,7 @@ void machine_quit(struct machine *m, int status,
  * so to machine_thaw; false there leaves it paused. Both in the main thread. */
 bool machine_freeze(struct machine *m);
 void machine_thaw(struct machine *m, bool run);
+void machine_changed(struct machine *m); /* `changing` is over */
 void machine_resize_console(struct machine *m, uint16_t columns, uint16_t rows);
 
 /* ---- assemble.c ---- */

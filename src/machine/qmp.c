@@ -235,7 +235,10 @@ static json_t *run_command(struct client *c, const char *name, json_t *args)
         qmp_hear(c->qmp);
         if (result)
             return json_pack("{s:o}", "return", result);
-        return error_object(err.code == ENOENT ? "DeviceNotFound" : "GenericError", err.text);
+        return error_object(err.code == ENOENT   ? "DeviceNotFound"
+                            : err.code == ENODEV ? "DeviceNotActive"
+                                                 : "GenericError",
+                            err.text);
     }
     err_set(&err, ENOSYS, "The command %.64s has not been found", name);
     return error_object("CommandNotFound", err.text);
@@ -461,6 +464,11 @@ static json_t *event_object(const char *name)
     gettimeofday(&now, NULL);
     return json_pack("{s:s, s:{s:I, s:I}}", "event", name, "timestamp", "seconds",
                      (json_int_t)now.tv_sec, "microseconds", (json_int_t)now.tv_usec);
+}
+
+bool qmp_busy(const struct qmp *q)
+{
+    return q && q->busy;
 }
 
 void qmp_changed(struct qmp *q)

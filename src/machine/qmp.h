@@ -23,23 +23,30 @@ void qmp_changed(struct qmp *q);
 void qmp_event(struct qmp *q, const char *name, const char *data, ...);
 
 /* A descriptor that a client passed by getfd, now the caller's; -1 with an error. */
+/* A command runs, and may be turning the loop. q may be NULL. */
+bool qmp_busy(const struct qmp *q);
+
 int qmp_take_fd(struct qmp *q, const char *name, struct err *err);
 
 /* ---- commands.c ---- */
 struct qmp_command {
     const char *name;
     /* `args` is an object or NULL. NULL: error in *err, whose code ENOENT stands for
-     * DeviceNotFound. */
+     * DeviceNotFound, ENODEV for DeviceNotActive. */
     json_t *(*run)(struct machine *m, json_t *args, struct err *err);
 };
 /* Tables that end with a NULL name, and a list of them that ends with NULL. */
 extern const struct qmp_command *const qmp_tables[];
-extern const struct qmp_command qmp_disk_commands[]; /* disk_commands.c */
+extern const struct qmp_command qmp_disk_commands[];  /* disk_commands.c */
+extern const struct qmp_command qmp_node_commands[];  /* nodes.c */
+extern const struct qmp_command qmp_job_commands[];   /* jobs.c */
+extern const struct qmp_command qmp_block_commands[]; /* block_commands.c */
 
 /* ---- snapshot_commands.c ---- */
 json_t *qmp_snapshot(struct machine *m, json_t *args, struct err *err);
-json_t *qmp_query_jobs(struct machine *m, json_t *args, struct err *err);
-json_t *qmp_job_cancel(struct machine *m, json_t *args, struct err *err);
-json_t *qmp_job_dismiss(struct machine *m, json_t *args, struct err *err);
+/* What jobs.c has to add for the job that takes a snapshot. */
+void qmp_describe_snapshot_job(struct machine *m, json_t *list);
+json_t *qmp_snapshot_cancel(struct machine *m, json_t *args, struct err *err);
+json_t *qmp_snapshot_dismiss(struct machine *m, json_t *args, struct err *err);
 
 #endif

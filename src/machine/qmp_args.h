@@ -29,6 +29,11 @@ static inline bool qmp_need(json_t *args, const char *name, struct err *err)
 
 /* The drive that "device", "id", "node" or "node-name" means; its image's node name counts too. */
 struct drive *qmp_drive(struct machine *m, json_t *args, struct err *err);
+/* Active commit; in mirror_commands.c. */
+bool qmp_commit_active(struct machine *m, struct drive *d, struct block *base,
+                       const struct job_options *o, struct err *err);
+/* What all jobs take: job-id, speed, on-error, auto-finalize, ... */
+bool qmp_read_job(json_t *args, struct job_options *o, struct err *err);
 json_t *qmp_describe_node(const struct block *b, const struct drive *d);
 
 #endif

@@ -54,14 +54,14 @@ json_t *qmp_snapshot(struct machine *m, json_t *args, struct err *err)
     return read_request(m, args, &r, err) && snapshot_start(m, &r, err) ? json_object() : NULL;
 }
 
-json_t *qmp_query_jobs(struct machine *m, json_t *args, struct err *err)
+void qmp_describe_snapshot_job(struct machine *m, json_t *list)
 {
-    json_t *list = json_array(), *job;
     struct job_report r;
+    json_t *job;
 
     snapshot_report(m, &r);
     if (r.status == JOB_NONE)
-        return list;
+        return;
     job = json_pack("{s:s, s:s, s:s, s:I, s:I}", "id", r.id, "type", "snapshot-save", "status",
                     r.status == JOB_RUNNING ? "running" : "concluded", "current-progress",
                     (json_int_t)r.done, "total-progress", (json_int_t)r.total);
@@ -70,7 +70,6 @@ json_t *qmp_query_jobs(struct machine *m, json_t *args, struct err *err)
     if (r.status == JOB_CONCLUDED)
         json_object_set_new(job, "x-hull-pause-us", json_integer((json_int_t)r.pause_ns / 1000));
     json_array_append_new(list, job);
-    return list;
 }
 
 static bool named_job(struct machine *m, json_t *args, enum job_status status, struct err *err)
@@ -79,10 +78,10 @@ static bool named_job(struct machine *m, json_t *args, enum job_status status, s
 
     snapshot_report(m, &r);
     return (r.status == status && !strcmp(r.id, text(args, "id"))) ||
-           err_set(err, ENOENT, "no such job: %.64s", text(args, "id"));
+           err_set(err, EINVAL, "Job not found");
 }
 
-json_t *qmp_job_cancel(struct machine *m, json_t *args, struct err *err)
+json_t *qmp_snapshot_cancel(struct machine *m, json_t *args, struct err *err)
 {
     if (!named_job(m, args, JOB_RUNNING, err))
         return NULL;
@@ -90,7 +89,7 @@ json_t *qmp_job_cancel(struct machine *m, json_t *args, struct err *err)
     return json_object();
 }
 
-json_t *qmp_job_dismiss(struct machine *m, json_t *args, struct err *err)
+json_t *qmp_snapshot_dismiss(struct machine *m, json_t *args, struct err *err)
 {
     if (!named_job(m, args, JOB_CONCLUDED, err))
         return NULL;
