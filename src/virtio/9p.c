@@ -97,7 +97,7 @@ static void send_request(struct virtio_9p *p, struct chain *c)
     if (p->link.fd < 0)
         fail_slot(p, slot);
     else if (send(p->link.fd, &m, sizeof m, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof m)
-        lost(p);
+        lost(p); /* never full: see 9p_link.h */
 }
 
 static void p9_kick(struct virtio *v, struct queue *q)

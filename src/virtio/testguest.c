@@ -31,6 +31,7 @@ bool guest_open(struct guest *g)
 
     memset(g, 0, sizeof *g);
     mem_init(&g->mem);
+    mem_use_files(&g->mem);
     bus_init(&g->mmio, BIT(40));
     bus_init(&g->pio, 0x10000);
     board_init(&g->board, &board_ops);

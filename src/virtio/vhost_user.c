@@ -187,13 +187,17 @@ static bool send_message(struct vhost_user *u, const struct vhost_user_head *h, 
                           .cmsg_type = SCM_RIGHTS}};
     struct iovec iov[2] = {{(void *)h, sizeof *h}, {(void *)body, h->size}};
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
+    ssize_t n;
 
     if (fds) {
         memcpy(CMSG_DATA(&control.head), fd, fds * sizeof *fd);
         m.msg_control = &control;
         m.msg_controllen = CMSG_SPACE(fds * sizeof *fd);
     }
-    return sendmsg(u->socket.fd, &m, MSG_NOSIGNAL) == (ssize_t)(sizeof *h + h->size);
+    do /* so little is sent whole or not at all */
+        n = sendmsg(u->socket.fd, &m, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    return n == (ssize_t)(sizeof *h + h->size);
 }
 
 static bool cannot(struct vhost_user *u, unsigned request, struct err *err)
@@ -205,6 +209,20 @@ static bool cannot(struct vhost_user *u, unsigned request, struct err *err)
                    u->what, request);
 }
 
+/* All of it. EINTR comes without a signal too, from io_uring. */
+static bool receive_all(int fd, void *to, size_t len)
+{
+    for (size_t at = 0; at < len;) {
+        ssize_t n = recv(fd, (uint8_t *)to + at, len - at, 0);
+
+        if (n > 0)
+            at += (size_t)n;
+        else if (!n || errno != EINTR)
+            return false;
+    }
+    return true;
+}
+
 /* A number as the answer. */
 static bool receive(struct vhost_user *u, unsigned request, uint64_t *value, struct err *err)
 {
@@ -212,9 +230,9 @@ static bool receive(struct vhost_user *u, unsigned request, uint64_t *value, str
     bool good;
 
     errno = 0;
-    good = recv(u->socket.fd, &h, sizeof h, MSG_WAITALL) == sizeof h && h.request == request &&
+    good = receive_all(u->socket.fd, &h, sizeof h) && h.request == request &&
            h.flags & VHOST_USER_REPLY && h.size == sizeof *value &&
-           recv(u->socket.fd, value, sizeof *value, MSG_WAITALL) == sizeof *value;
+           receive_all(u->socket.fd, value, sizeof *value);
     return good || cannot(u, request, err);
 }
 

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /* A hostile guest driver for each virtio device: the input is a program of register accesses, raw
  * ring and descriptor writes, well-formed chains, notifications, host-side events, pauses and
- * resets. DEVICE (a word: queue, rng, blk, net, console, balloon, vsock) picks the device; "queue"
- * is rng with nothing but rings, for depth. */
+ * resets. DEVICE (a word: queue, rng, blk, net, console, balloon, vsock, 9p) picks the device;
+ * "queue" is rng with nothing but rings, for depth. */
 #include "block/block.h"
 #include "dev/chardev.h"
 #include "net/net.h"
+#include "virtio/9p_link.h"
 #include "virtio/devices.h"
 #include "virtio/testguest.h"
 #include <errno.h>
 #include <linux/virtio_vsock.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -197,6 +200,40 @@ static void vsock_event(uint64_t r)
     }
 }
 
+/* ---- 9p: the fuzzer is hull-9p, and answers as soon as the loop turns ---- */
+
+static uint32_t p9_random = 1;
+
+static void p9_ready(struct watch *w, uint32_t events)
+{
+    struct p9_link_message m;
+
+    while (recv(w->fd, &m, sizeof m, MSG_DONTWAIT) == sizeof m) {
+        p9_random = p9_random * 1103515245 + 12345;
+        if (m.slot >= P9_LINK_SLOTS || m.len < 7 || m.len > P9_LINK_HALF || m.room > P9_LINK_HALF)
+            abort();
+        m.len = p9_random >> 16 & 3 ? (uint32_t)min_size(m.room, p9_random >> 18 & 0x1fff)
+                                    : p9_random >> 18 & 0x1fff;
+        send(w->fd, &m, sizeof m, MSG_NOSIGNAL);
+    }
+}
+
+static struct watch p9_helper = {.events = EPOLLIN, .ready = p9_ready};
+
+static struct device *make_9p(void)
+{
+    int pair[2], slots = memfd_create("fuzz", MFD_CLOEXEC);
+    struct err err;
+
+    if (slots < 0 || ftruncate(slots, P9_LINK_BYTES) ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+        abort();
+    p9_helper.fd = pair[0];
+    if (!loop_watch(g.loop, &p9_helper, &err))
+        abort();
+    return virtio_9p_new("dev", "tag", pair[1], slots);
+}
+
 static struct device *make(const char *word)
 {
     static const struct block_ops disk_ops = {.name = "fuzz", .submit = disk_submit};
@@ -221,6 +258,8 @@ static struct device *make(const char *word)
         return virtio_balloon_new("dev");
     if (!strcmp(word, "vsock"))
         return make_vsock();
+    if (!strcmp(word, "9p"))
+        return make_9p();
     if (strcmp(word, "console"))
         return virtio_rng_new("dev", 1);
     d = virtio_console_new("dev", &stream[0]);
