@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Images as tools see them: thin fronts over the drivers' tables, and making new ones. */
 #include "block/image.h"
+#include "block/bulk.h"
 #include "block/format.h"
+#include "block/gather.h"
 #include "block/qcow2/qcow2.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -70,17 +72,79 @@ bool block_check(struct block *b, unsigned fix, struct block_check *result, stru
     return b->ops->check(b, fix, result, err);
 }
 
+/* Bytes of a file: allocated, or written. */
+static int fill_range(const struct block_place *p, enum block_prealloc mode)
+{
+    static const char zeroes[65536];
+    int failed = 0;
+
+    if (mode == PREALLOC_FALLOC)
+        return -posix_fallocate(p->fd, (off_t)p->host, (off_t)p->length);
+    for (uint64_t at = 0; at < p->length && !failed; at += sizeof zeroes)
+        failed = write_all(p->fd, zeroes, min_u64(sizeof zeroes, p->length - at), p->host + at);
+    return failed;
+}
+
+/* Every cluster of [from, to) that has no place gets one. */
+static int preallocate(struct block *b, uint64_t from, uint64_t to, enum block_prealloc mode,
+                       bool (*stopped)(void))
+{
+    uint64_t most = mode == PREALLOC_FULL ? 16 * MiB : GiB;
+    int failed = 0;
+
+    for (uint64_t at = align_up(from, b->cluster_size); at < to && !failed;) {
+        struct block_place p;
+
+        failed = block_place(b, at, min_u64(most, to - at), false, &p);
+        if (failed == -EEXIST) {
+            at += b->cluster_size;
+            failed = 0;
+            continue;
+        }
+        if (!failed && (mode != PREALLOC_METADATA || !p.virgin))
+            failed = fill_range(&p, p.virgin ? mode : PREALLOC_FULL);
+        if (!failed && stopped && stopped())
+            failed = -ECANCELED;
+        at += p.length;
+    }
+    return failed ? failed : block_placed(b);
+}
+
 bool block_resize(struct block *b, uint64_t size, enum block_prealloc prealloc, struct err *err)
 {
+    uint64_t old = b->size;
+    struct block_place raw = {.host = old, .length = size - old, .fd = gather_fd(b)};
+    int failed;
+
     if (!b->ops->resize)
         return no_such_thing(b, "resize", err);
     if (b->readonly)
         return err_set(err, EROFS, "%s: is open read-only", b->config.file);
     if (!size || size % 512)
         return err_set(err, EINVAL, "%s: a size is a multiple of 512, and not 0", b->config.file);
-    if (prealloc != PREALLOC_OFF)
-        return err_set(err, ENOTSUP, "%s: a resize allocates nothing yet", b->config.file);
-    return b->ops->resize(b, size, err);
+    if (prealloc && size < old)
+        return err_set(err, EINVAL, "%s: preallocation is for growing", b->config.file);
+    if (prealloc && b->ops == &qcow2_ops && b->backing)
+        return err_set(err, EINVAL, "%s: preallocation would hide its backing file",
+                       b->config.file);
+    if (prealloc == PREALLOC_METADATA && b->ops != &qcow2_ops)
+        return no_such_thing(b, "metadata to allocate", err);
+    if (!b->ops->resize(b, size, err))
+        return false;
+    if (!prealloc)
+        return true;
+    failed = b->ops == &qcow2_ops ? preallocate(b, old, size, prealloc, NULL)
+                                  : fill_range(&raw, prealloc);
+    return !failed ||
+           err_set(err, -failed, "%s: cannot be filled: %s", b->config.file, strerror(-failed));
+}
+
+void block_abandon(struct block *b)
+{
+    while (!block_idle(b))
+        loop_turn(b->loop, UINT64_MAX);
+    b->readonly = true; /* formats write nothing back */
+    block_close(b);
 }
 
 /* ---- making ---- */
@@ -180,29 +244,23 @@ static bool make_data_file(const struct block_create *c, uint64_t size, struct e
     return good;
 }
 
-/* All clusters, by writing zeroes to them. */
-static bool fill_qcow2(struct loop *loop, const char *file, struct err *err)
+static bool preallocate_qcow2(struct loop *loop, const struct block_create *c, struct err *err)
 {
-    struct block_config config = {.format = "qcow2"};
-    size_t chunk = 1 << 20;
-    void *zeroes = aligned_alloc(4096, chunk);
+    struct block_config config = {.format = "qcow2", .alone = true, .cache = CACHE_WRITEBACK};
     struct block *b;
-    int failed = zeroes ? 0 : -ENOMEM;
+    int failed;
 
-    snprintf(config.file, sizeof config.file, "%s", file);
+    snprintf(config.file, sizeof config.file, "%s", c->file);
     b = block_open(loop, &config, err);
-    if (!b) {
-        free(zeroes);
+    if (!b)
         return false;
-    }
-    if (zeroes)
-        memset(zeroes, 0, chunk);
-    for (uint64_t at = 0; at < b->size && !failed; at += chunk)
-        failed = block_run(b, BLOCK_WRITE, 0, at, zeroes, min_u64(chunk, b->size - at));
+    failed = preallocate(b, 0, b->size, c->preallocation, c->stopped);
     if (!failed)
         failed = block_run(b, BLOCK_FLUSH, 0, 0, NULL, 0);
-    block_close(b);
-    free(zeroes);
+    if (failed)
+        block_abandon(b);
+    else
+        block_close(b);
     return !failed || err_set(err, -failed, "cannot be filled: %s", strerror(-failed));
 }
 
@@ -216,10 +274,9 @@ static bool create_qcow2(struct loop *loop, const struct block_create *c, struct
 
     if (!q_create_check(c, err))
         return false;
-    if (c->preallocation == PREALLOC_METADATA || (c->preallocation && c->backing))
-        return err_set(err, ENOTSUP,
-                       "preallocation of a qcow2 image is off, falloc or full, without a backing "
-                       "file");
+    if (c->preallocation && c->backing && !c->extended_l2)
+        return err_set(err, EINVAL,
+                       "preallocation would hide the backing file: only extended_l2=on has both");
     if (c->backing && !c->backing_unchecked) {
         if (!look_at_backing(loop, c, &with.size, format, err))
             return false;
@@ -234,7 +291,7 @@ static bool create_qcow2(struct loop *loop, const struct block_create *c, struct
            (!c->data_file || make_data_file(&with, with.size, err)) &&
            q_create(raw, &with, with.size, err);
     block_close(raw);
-    return good && (!c->preallocation || fill_qcow2(loop, c->file, err));
+    return good && (!c->preallocation || preallocate_qcow2(loop, c, err));
 }
 
 bool block_create(struct loop *loop, const struct block_create *c, struct err *err)

@@ -89,6 +89,9 @@ bool block_snapshot_create(struct block *b, const char *name, struct err *err);
 bool block_snapshot_apply(struct block *b, const char *id_or_name, struct err *err);
 bool block_snapshot_delete(struct block *b, const char *id_or_name, struct err *err);
 
+/* Closes without writing back what is in memory: for an image that is given up and removed. */
+void block_abandon(struct block *b);
+
 /* Changes what the header says, not what the disk holds (unsafe rebase). NULL: no backing file. */
 bool block_set_backing(struct block *b, const char *file, const char *format, struct err *err);
 

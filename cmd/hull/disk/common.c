@@ -63,6 +63,16 @@ bool disk_prealloc_parse(const char *word, enum block_prealloc *p, struct err *e
     return err_set(err, EINVAL, "preallocation=%.40s: off, metadata, falloc or full", word);
 }
 
+const char *disk_snapshot_name(const char *option)
+{
+    static const char *const keys[] = {"snapshot.id=", "snapshot.name="};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(keys); i++)
+        if (!strncmp(option, keys[i], strlen(keys[i])))
+            return option + strlen(keys[i]);
+    return option;
+}
+
 /* ---- signals ---- */
 
 static volatile sig_atomic_t stopped_by;

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 
 static const struct disk_verb *const verbs[] = {
-    &disk_create,
-    &disk_info,
+    &disk_create,  &disk_info, &disk_convert, &disk_check,
+    &disk_compare, &disk_map,  &disk_measure, &disk_resize,
 };
 
 static void print_help(FILE *out)
@@ -19,6 +19,7 @@ static void print_help(FILE *out)
         fprintf(out, "  %-10s %s\n", verbs[i]->name, verbs[i]->summary);
     fprintf(out, "\nExamples:\n"
                  "  hull disk create disk.qcow2 20G\n"
+                 "  hull disk convert --compress disk.qcow2 small.qcow2\n"
                  "  hull disk info --backing-chain disk.qcow2\n"
                  "\nhull disk VERB --help tells more; so does man hull-disk.\n");
 }

@@ -40,7 +40,7 @@ struct disk_args { /* what the command line said; see the verbs' tables */
     const char *repair, *preallocation, *cache;      /* -r, --preallocation, -t */
     const char *sparse;                              /* -S */
     char *options;                                   /* -o, joined; ours to free */
-    bool chain, unsafe, strict, compress, shrink, no_create, target_is_zero, bitmaps, salvage;
+    bool chain, unsafe, strict, compress, shrink, no_create, target_is_zero, sync;
     uint64_t workers, start, length, size;
     /* rebase, commit, snapshot, bitmap */
     const char *base, *create, *apply, *remove_name, *merge, *granularity;
@@ -58,7 +58,8 @@ struct disk_verb {
     int (*run)(struct disk_args *a);
 };
 
-extern const struct disk_verb disk_create, disk_info;
+extern const struct disk_verb disk_check, disk_compare, disk_convert, disk_create, disk_info,
+    disk_map, disk_measure, disk_resize;
 
 /* ---- options ---- */
 
@@ -84,6 +85,8 @@ struct block *disk_open(struct disk_args *a, const char *file, const char *forma
 void disk_print_json(json_t *json); /* and lets go of it */
 /* "64 MiB", "1.5 GiB", as qemu-img says it; `text` has room for 32. */
 const char *disk_size_text(uint64_t bytes, char *text);
+/* What -l means: "name", or qemu-img's "snapshot.id=1" and "snapshot.name=n". */
+const char *disk_snapshot_name(const char *option);
 bool disk_prealloc_parse(const char *word, enum block_prealloc *p, struct err *err);
 
 /* After this SIGINT, SIGTERM and SIGHUP only make disk_stopped() true, so that the verb can clean

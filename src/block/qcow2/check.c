@@ -78,6 +78,7 @@ static int mark_table(struct q_walk *w, uint64_t index, uint64_t entry)
     struct checker *c = container_of(w, struct checker, walk);
 
     (void)index;
+    c->last_host = 0; /* counted for each table alone */
     if ((entry & ~(Q_OFFSET_MASK | Q_COPIED)) || q_in_cluster(c->q, entry & Q_OFFSET_MASK))
         damaged(c, "reserved bits in an L1 entry", entry);
     else if (entry & Q_OFFSET_MASK)
@@ -90,9 +91,12 @@ static void count_data(struct checker *c, const uint8_t *p, uint64_t first)
     if (!c->first || !c->active)
         return;
     c->result->allocated++;
-    if (be64(p) & Q_COMPRESSED)
+    if (be64(p) & Q_COMPRESSED) { /* fragmented by nature, as qemu-img counts */
         c->result->compressed++;
-    else if (c->last_host && first != c->last_host + 1)
+        c->result->fragmented++;
+        return;
+    }
+    if (c->last_host && first != c->last_host + 1)
         c->result->fragmented++;
     c->last_host = first;
 }

@@ -43,8 +43,8 @@ static uint8_t *pack(struct q_req *r, uint64_t *length)
 static int take_room(struct q_req *r, uint64_t length, uint64_t *host)
 {
     struct qcow2 *q = r->q;
-    uint64_t at = q->compress_at, in = q_in_cluster(q, at), next;
-    bool virgin, fits = at && in + length <= q->cluster_size;
+    uint64_t at = align_up(q->compress_at, 512), in = q_in_cluster(q, at), next;
+    bool virgin, fits = in && in + length <= q->cluster_size;
     int64_t got = 0;
     int failed = 0;
 
@@ -53,7 +53,7 @@ static int take_room(struct q_req *r, uint64_t length, uint64_t *host)
         if (got <= 0)
             return got ? (int)got : 1;
     }
-    if (at && (fits || next == align_up(at, q->cluster_size))) {
+    if (in && (fits || next == align_up(at, q->cluster_size))) {
         failed = q_ref_more(q, at, &r->wait);
         if (failed == -EAGAIN && fits) { /* it is counted as often as it can be */
             q->compress_at = 0;
