@@ -70,7 +70,7 @@ static bool read_config(int argc, char **argv, struct err *err)
         good = err_set(err, EINVAL, "the configuration cannot be read, or is over 1 MiB");
     if (fd >= 0)
         close(fd);
-    good = good && config_from_json(&config, text, len, err) && config_check(&config, err);
+    good = good && config_read_json(&config, text, len, err) && config_check(&config, err);
     free(text);
     return good;
 }
@@ -130,6 +130,7 @@ static int start(void)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (!machine_open_saved(&machine, &config, saved, &err))
         return failed(&err);
+    mallopt(M_MMAP_THRESHOLD, 128 << 10); /* what comes and goes with I/O comes from the heap */
     if (loop_watch(machine.loop, &signals, &err) && machine_start(&machine, &err)) {
         if (machine.engine_note[0])
             log_warn("the soft engine runs this machine, not KVM: %s; --quiet hides this",
@@ -171,9 +172,9 @@ int main(int argc, char **argv)
     struct err err = {0};
     int status = MACHINE_USAGE;
 
-    /* Tables that are mostly never used (queues) get fresh pages. Left alone, malloc takes them
-     * from its heap once a large piece was freed, and clears, so touches, them. */
-    mallopt(M_MMAP_THRESHOLD, 128 << 10);
+    /* Tables that are mostly never used (devices, queues) get fresh pages. Left alone, malloc takes
+     * them from its heap once a large piece was freed, and clears, so touches, them. */
+    mallopt(M_MMAP_THRESHOLD, 16 << 10);
     log_setup("hull", LOG_WARN);
     if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
         print_help();

@@ -312,7 +312,7 @@ int run_machine(const struct config *config)
     struct err err = {0};
     int status;
 
-    r.config = *config;
+    config_copy(&r.config, config);
     status = run(&r, &err);
     if (err.text[0])
         log_error("%s", err.text);

@@ -83,9 +83,30 @@ const struct field config_fields[] = {
 };
 /* clang-format on */
 
+void config_copy(struct config *to, const struct config *from)
+{
+    const struct {
+        size_t from, to;
+    } part[] = {
+        {0, offsetof(struct config, disk[from->disk_count])},
+        {offsetof(struct config, disk_count), offsetof(struct config, net[from->net_count])},
+        {offsetof(struct config, net_count), offsetof(struct config, port[from->port_count])},
+        {offsetof(struct config, port_count), sizeof *to},
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(part); i++)
+        memcpy((char *)to + part[i].from, (const char *)from + part[i].from,
+               part[i].to - part[i].from);
+}
+
 void config_defaults(struct config *c)
 {
     memset(c, 0, sizeof *c);
+    config_defaults_zeroed(c);
+}
+
+void config_defaults_zeroed(struct config *c)
+{
     strcpy(c->engine, "auto");
     strcpy(c->cpu, "x86-64-v2");
     c->cpus = 1;

@@ -86,6 +86,10 @@ struct config {
 };
 
 void config_defaults(struct config *c);
+/* The same of zeroes. A config is large and mostly empty: what is not touched costs nothing. */
+void config_defaults_zeroed(struct config *c);
+/* Disks, networks and ports beyond the counts stay as they are. */
+void config_copy(struct config *to, const struct config *from);
 /* Checks what can be checked without touching the host's files; errors name option, value and fix.
  */
 bool config_check(const struct config *c, struct err *err);
@@ -94,6 +98,7 @@ bool config_check(const struct config *c, struct err *err);
  * malloc'ed; NULL when out of memory, or if a text of the config is not UTF-8. */
 char *config_to_json(const struct config *c);
 bool config_from_json(struct config *c, const char *text, size_t len, struct err *err);
+bool config_read_json(struct config *c, const char *text, size_t len, struct err *err); /* zeroed */
 
 /* `hull run`'s arguments after the verb, in any order. Every error is wrong usage. */
 bool config_parse_args(struct config *c, int argc, char **argv, struct err *err);

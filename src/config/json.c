@@ -149,11 +149,17 @@ static bool root_from_json(struct config *c, json_t *root, struct err *err)
 
 bool config_from_json(struct config *c, const char *text, size_t len, struct err *err)
 {
+    memset(c, 0, sizeof *c);
+    return config_read_json(c, text, len, err);
+}
+
+bool config_read_json(struct config *c, const char *text, size_t len, struct err *err)
+{
     json_error_t why;
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
     bool good;
 
-    config_defaults(c);
+    config_defaults_zeroed(c);
     if (!root)
         return err_set(err, EINVAL, "config line %d: %s", why.line, why.text);
     good = root_from_json(c, root, err);

@@ -398,8 +398,8 @@ bool machine_open_saved(struct machine *m, const struct config *config, struct r
                         struct err *err)
 {
     host_tsc_begin();
-    memset(m, 0, sizeof *m);
-    m->config = *config;
+    memset(m, 0, offsetof(struct machine, config));
+    config_copy(&m->config, config);
     m->restore = restore;
     m->attend.run = attend;
     m->timeout.fire = timed_out;

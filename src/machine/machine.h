@@ -45,7 +45,6 @@ struct restore;
 struct snapshot_job;
 
 struct machine {
-    struct config config;
     struct loop *loop;
     struct mem mem;
     struct bus mmio, pio;
@@ -87,6 +86,7 @@ struct machine {
     /* virtual.c: deterministic machines */
     struct vcpu *waiting; /* until the loop is quiet */
     struct call quiet, timers;
+    struct config config; /* the last: it is large, and not cleared */
 };
 
 /* Builds everything; the guest does not run yet. On failure everything is undone. */

@@ -94,6 +94,6 @@ bool saved_config(const struct saved *s, struct config *c, struct err *err)
 {
     const struct state_section *section = state_find(&s->state, "config", 1, err);
 
-    return (section && config_from_json(c, (const char *)section->body, section->len, err)) ||
+    return (section && config_read_json(c, (const char *)section->body, section->len, err)) ||
            err_wrap(err, "%s/state", s->dir);
 }

@@ -63,7 +63,7 @@ struct saved {
 /* Reads and checks DIR/state. NULL, with an error, if anything is wrong. */
 struct saved *saved_open(const char *dir, struct err *err);
 void saved_close(struct saved *s); /* accepts NULL */
-/* The configuration that the machine was made of. */
+/* The configuration that the machine was made of; `c` is zeroed. */
 bool saved_config(const struct saved *s, struct config *c, struct err *err);
 /* Opens DIR/NAME for reading; -1 with an error. */
 int saved_file(const char *dir, const char *name, struct err *err);

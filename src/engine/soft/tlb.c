@@ -8,27 +8,21 @@
 #define CR0_AM      BIT(18)
 #define FETCH_EMPTY 1 /* never equal to a page's address */
 
+/* The page 0 belongs into slot 0 and so is never found in another; slot 0 has page 1 instead. */
 static void empty_slot(struct tlb_table *t, unsigned slot)
 {
-    t->entry[slot].tag = (uint64_t)(slot ^ 1) << PAGE_SHIFT;
+    t->entry[slot].tag = slot ? 0 : PAGE_SIZE;
     t->flags[slot] = 0;
 }
 
-static void table_init(struct tlb_table *t)
-{
-    for (unsigned i = 0; i < TLB_SLOTS; i++)
-        empty_slot(t, i);
-    t->count = 0;
-}
-
+/* Fresh memory is empty but for the first slots: what is not used is not touched. */
 void soft_tlb_init(struct soft_tlb *tlb)
 {
-    table_init(&tlb->none);
+    empty_slot(&tlb->none, 0);
     for (unsigned user = 0; user < 2; user++) {
-        table_init(&tlb->read[user]);
-        table_init(&tlb->write[user]);
-        for (unsigned i = 0; i < FETCH_SLOTS; i++)
-            tlb->fetch[user][i].tag = FETCH_EMPTY;
+        empty_slot(&tlb->read[user], 0);
+        empty_slot(&tlb->write[user], 0);
+        tlb->fetch[user][0].tag = FETCH_EMPTY;
     }
 }
 

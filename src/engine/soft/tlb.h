@@ -88,7 +88,7 @@ uint64_t soft_fetch_page(struct soft_cpu *cpu, uint64_t linear);
 void soft_code_stored(struct soft_cpu *cpu);
 /* rd and wr for the current CPL. */
 void soft_tlb_class(struct soft_cpu *cpu);
-void soft_tlb_init(struct soft_tlb *tlb);
+void soft_tlb_init(struct soft_tlb *tlb); /* of zeroes */
 
 /* A translation, as the walker found it. */
 struct soft_page {

@@ -10,14 +10,16 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
-#define CODE_SIZE (24 * MiB)
-#define COLD_AT   (14 * MiB)
-#define POOL_SIZE (16 * MiB)
-#define META_MAX  262144u
-#define TRANS_MAX 65536u
-#define PAGES_MAX 8192u
+#define CODE_SIZE  (24 * MiB)
+#define COLD_AT    (14 * MiB)
+#define POOL_SIZE  (16 * MiB)
+#define META_MAX   262144u
+#define TRANS_MAX  65536u
+#define PAGES_MAX  8192u
+#define SLOTS_SIZE (2 * JIT_SLOTS * sizeof(void *))
 
 /* Sanitizers see nothing of translated code: there it is tested only where a test asks for it. */
 #ifdef SOFT_LOOP
@@ -75,8 +77,6 @@ bool soft_jit_setup(const char *text, struct err *err)
 
 static bool allocate(struct jit *j)
 {
-    size_t slots = 2 * JIT_SLOTS * sizeof *j->slots;
-
     j->pool_size = POOL_SIZE;
     j->pool = mmap(NULL, j->pool_size, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -88,7 +88,7 @@ static bool allocate(struct jit *j)
     j->meta = calloc(META_MAX, sizeof *j->meta);
     j->trans = calloc(TRANS_MAX, sizeof *j->trans);
     j->page = calloc(PAGES_MAX, sizeof *j->page);
-    j->slots = soft_map_near(j->cpu, slots);
+    j->slots = soft_map_near(j->cpu, SLOTS_SIZE);
     for (unsigned i = 0; i < 4; i++) {
         j->used[i / 2][i % 2].slot = calloc(JIT_LIST, sizeof(uint16_t));
         if (j->used[i / 2][i % 2].slot == NULL)
@@ -103,7 +103,7 @@ static void release(struct jit *j)
     if (j->pool)
         munmap(j->pool, j->pool_size);
     if (j->slots)
-        munmap((void *)j->slots, 2 * JIT_SLOTS * sizeof *j->slots);
+        munmap((void *)j->slots, SLOTS_SIZE);
     for (unsigned i = 0; i < 4; i++)
         free(j->used[i / 2][i % 2].slot);
     free(j->meta);
@@ -128,6 +128,39 @@ static bool has_avx(const struct soft_cpu *cpu)
     return m ? cpu_model_has(m, X86_F_AVX) : __builtin_cpu_supports("avx");
 }
 
+#define CHUNK (128 * KiB)
+
+/* All slots lead to the stub for misses. A small file full of that, mapped again and again: a page
+ * of the table becomes memory of its own when something is written to it. */
+static bool map_slots(const struct jit *j, const void *const *page)
+{
+    struct iovec part[CHUNK / PAGE_SIZE];
+    int fd = memfd_create("hull-jumps", MFD_CLOEXEC);
+    bool good;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(part); i++)
+        part[i] = (struct iovec){(void *)page, PAGE_SIZE};
+    good = fd >= 0 && writev(fd, part, ARRAY_SIZE(part)) == CHUNK;
+    for (size_t at = 0; good && at < SLOTS_SIZE; at += CHUNK)
+        good = mmap((char *)j->slots + at, CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+                    fd, 0) != MAP_FAILED;
+    if (fd >= 0)
+        close(fd);
+    return good;
+}
+
+static void fill_slots(struct jit *j)
+{
+    const void *page[PAGE_SIZE / sizeof *j->slots];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(page); i++)
+        page[i] = jit_exec(j, j->miss);
+    if (map_slots(j, page))
+        return;
+    for (unsigned i = 0; i < 2 * JIT_SLOTS; i++)
+        j->slots[i] = jit_exec(j, j->miss);
+}
+
 void soft_jit_open(struct soft_cpu *cpu)
 {
     struct jit *j;
@@ -150,8 +183,7 @@ void soft_jit_open(struct soft_cpu *cpu)
     jit_make_stubs(j);
     j->hot_start = (size_t)(j->hot.p - j->rw);
     j->cold_start = COLD_AT;
-    for (unsigned i = 0; i < 2 * JIT_SLOTS; i++)
-        j->slots[i] = jit_exec(j, j->miss);
+    fill_slots(j);
     cpu->jit = j;
 }
 
