@@ -3,6 +3,7 @@
  *
  *   guestbench cpu                 a few loops, nanoseconds per round
  *   guestbench disk DEVICE         random 4 KiB reads on 8 threads, then sequential 1 MiB reads
+ *   guestbench image DEVICE NAME   the same, and the same of writes
  *   guestbench net ADDRESS PORT    TCP to the host's sink, then from its source (port + 1)
  *
  * Prints "bench NAME VALUE UNIT" lines. */
@@ -11,6 +12,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,16 +144,27 @@ static uint64_t disk_size;
 static atomic_ullong finished;
 static double deadline;
 
-static void *random_reads(void *arg)
+static bool writing;
+
+static bool transfer(void *buffer, size_t size, uint64_t at)
+{
+    ssize_t n =
+        writing ? pwrite(disk, buffer, size, (off_t)at) : pread(disk, buffer, size, (off_t)at);
+
+    return n == (ssize_t)size;
+}
+
+static void *random_transfers(void *arg)
 {
     uint64_t seed = (uint64_t)(uintptr_t)arg * 0x9e3779b97f4a7c15;
     void *buffer = NULL;
 
     if (posix_memalign(&buffer, 4096, 4096))
         return NULL;
+    memset(buffer, (int)(uintptr_t)arg, 4096);
     while (now() < deadline) {
         seed = seed * 6364136223846793005 + 1442695040888963407;
-        if (pread(disk, buffer, 4096, (off_t)((seed >> 16) % (disk_size / 4096) * 4096)) != 4096)
+        if (!transfer(buffer, 4096, (seed >> 16) % (disk_size / 4096) * 4096))
             break;
         finished++;
     }
@@ -159,31 +172,59 @@ static void *random_reads(void *arg)
     return NULL;
 }
 
-static void bench_disk(const char *path)
+static void report_disk(const char *name, const char *what, double value, const char *unit)
+{
+    char text[64];
+
+    snprintf(text, sizeof text, "%s_%s%s", name, what, strstr(what, "rand") ? "_4k" : "_1m");
+    report(text, value, unit);
+}
+
+static void at_random(const char *name)
 {
     pthread_t thread[THREADS];
+    double begin = now();
+
+    finished = 0;
+    deadline = begin + SECONDS;
+    for (uintptr_t i = 0; i < THREADS; i++)
+        pthread_create(&thread[i], NULL, random_transfers, (void *)(i + 1));
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_join(thread[i], NULL);
+    report_disk(name, writing ? "randwrite" : "randread", (double)finished / (now() - begin),
+                "iops");
+}
+
+static void in_order(const char *name)
+{
     uint64_t bytes = 0;
     void *buffer = NULL;
-    double begin;
+    double begin = now();
 
-    disk = open(path, O_RDONLY | O_DIRECT);
-    if (disk < 0 || ioctl(disk, BLKGETSIZE64, &disk_size) ||
-        posix_memalign(&buffer, 4096, 1 << 20)) {
+    if (posix_memalign(&buffer, 4096, 1 << 20))
+        return;
+    memset(buffer, 0x5a, 1 << 20);
+    while (now() < begin + SECONDS && transfer(buffer, 1 << 20, bytes % (disk_size & ~0xfffffULL)))
+        bytes += 1 << 20;
+    report_disk(name, writing ? "seqwrite" : "seqread", (double)bytes / (now() - begin) / 1e6,
+                "MB/s");
+    free(buffer);
+}
+
+static void bench_disk(const char *path, const char *name, bool write_too)
+{
+    disk = open(path, (write_too ? O_RDWR : O_RDONLY) | O_DIRECT);
+    if (disk < 0 || ioctl(disk, BLKGETSIZE64, &disk_size)) {
         printf("bench error %s: %s\n", path, strerror(errno));
         return;
     }
-    begin = now();
-    deadline = begin + SECONDS;
-    for (uintptr_t i = 0; i < THREADS; i++)
-        pthread_create(&thread[i], NULL, random_reads, (void *)(i + 1));
-    for (unsigned i = 0; i < THREADS; i++)
-        pthread_join(thread[i], NULL);
-    report("blk_randread_4k", (double)finished / (now() - begin), "iops");
-    begin = now();
-    while (now() < begin + SECONDS)
-        if (pread(disk, buffer, 1 << 20, (off_t)(bytes % (disk_size & ~0xfffffULL))) == 1 << 20)
-            bytes += 1 << 20;
-    report("blk_seqread_1m", (double)bytes / (now() - begin) / 1e6, "MB/s");
+    for (writing = false;; writing = true) {
+        at_random(name);
+        in_order(name);
+        if (writing == write_too)
+            break;
+    }
+    close(disk);
 }
 
 /* ---- net ---- */
@@ -227,7 +268,9 @@ int main(int argc, char **argv)
     if (argc == 2 && !strcmp(argv[1], "cpu"))
         bench_cpu();
     else if (argc == 3 && !strcmp(argv[1], "disk"))
-        bench_disk(argv[2]);
+        bench_disk(argv[2], "blk", false);
+    else if (argc == 4 && !strcmp(argv[1], "image"))
+        bench_disk(argv[2], argv[3], true);
     else if (argc == 4 && !strcmp(argv[1], "net"))
         bench_net(argv[2], atoi(argv[3]));
     else
