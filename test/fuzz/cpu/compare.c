@@ -177,8 +177,10 @@ bool fuzz_incomparable(const struct fuzz_case *c, const struct fuzz_state *host,
         return true; /* jumped into an instruction, and that is such a one */
     if (met_landing(c, soft))
         return true;
-    /* With nothing enabled in its mask, MASKMOV may or may not fault (SDM). */
-    if ((host->vector == 14 || host->vector == 13) && is_byte_mask_move(at) && at != soft_at)
+    /* With nothing enabled in its mask, MASKMOV may or may not fault (SDM); a program may come to
+     * it again. */
+    if ((host->vector == 14 || host->vector == 13) && is_byte_mask_move(at) &&
+        (at != soft_at || c->program))
         return true;
     /* SHA operands in memory: Intel wants them aligned, AMD does not. */
     if (soft->vector == 13 && (at != soft_at || host->vector != 13) && named(soft_at, "sha"))
