@@ -277,9 +277,15 @@ static void log_state(struct soft_cpu *cpu)
     h = hash(h, &flags, sizeof flags);
     h = hash(h, &cpu->cr3, sizeof cpu->cr3);
     h = hash(h, image, sizeof image);
-    fprintf(d->log, "%u %llu %llu %016llx %016llx\n", cpu->vcpu->id,
+    fprintf(d->log, "%u %llu %llu %016llx %016llx", cpu->vcpu->id,
             (unsigned long long)cpu->instructions, (unsigned long long)det_now(cpu),
             (unsigned long long)cpu->rip, (unsigned long long)h);
+    if (d->log_every < 1000) { /* someone looks for the first difference */
+        for (unsigned i = 0; i < 16; i++)
+            fprintf(d->log, " %llx", (unsigned long long)cpu->reg[i]);
+        fprintf(d->log, " %llx %llx", (unsigned long long)flags, (unsigned long long)cpu->cr3);
+    }
+    fputc('\n', d->log);
     d->log_next = (det_now(cpu) / d->log_every + 1) * d->log_every;
 }
 

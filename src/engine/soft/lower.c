@@ -189,7 +189,9 @@ static bool flags_dead(const struct state *s)
 
         if (!registers_only(s, in) || !mode64(s) || (form->flags_read & live))
             return false;
-        live &= ~(unsigned)(form->flags_written | form->flags_undefined);
+        live &= ~(unsigned)form->flags_written;
+        if (!s->l->cpu->det) /* where the JIT is to come to the same, undefined flags count, too */
+            live &= ~(unsigned)form->flags_undefined;
         if (live == 0)
             return true;
     }

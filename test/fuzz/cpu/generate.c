@@ -484,7 +484,8 @@ static bool cut_branch(const uint8_t *p, unsigned left)
 {
     bool prefix = false;
 
-    for (; left && (*p == 0x66 || *p == 0x67 || *p == 0xf2 || *p == 0xf3 || (*p & 0xf0) == 0x40);
+    for (; left && (*p == 0x66 || *p == 0x67 || *p == 0xf2 || *p == 0xf3 || (*p & 0xf0) == 0x40 ||
+                    (*p & 0xe7) == 0x26 || *p == 0x64 || *p == 0x65);
          p++, left--)
         prefix |= *p == 0x66;
     return prefix && left &&
@@ -516,7 +517,7 @@ bool decode_all(struct gen *g)
         c->insns++;
         at += in->length;
     }
-    return true;
+    return c->insns > 0; /* nothing of a program may have been fit */
 }
 
 bool fuzz_generate(struct fuzz_case *c, int form)

@@ -38,7 +38,11 @@ unsigned tr_meta(struct tr *t)
 
     if (t->meta < 0) {
         t->meta = (int)j->metas++;
-        j->meta[t->meta] = (struct jit_meta){*tr_insn(t), t->rip, t->exact, t->undo};
+        j->meta[t->meta] = (struct jit_meta){.insn = *tr_insn(t),
+                                             .rip = t->rip,
+                                             .ends = t->exact,
+                                             .left = (uint8_t)(t->insns - t->i),
+                                             .undo = t->undo};
     }
     return (unsigned)t->meta;
 }

@@ -292,6 +292,8 @@ static bool copy_division(struct tr *t, bool is_signed)
         check_signed(t, w, d);
     else
         check_unsigned(t, w, d);
+    if (tr_flags_through(t))
+        tr_flags_load(t);
     e_rr(t->hot, w, 0xf7, is_signed ? 7 : 6, d);
     tr_flags_written(t);
     tr_slow(t);

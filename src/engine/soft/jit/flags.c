@@ -52,11 +52,18 @@ static unsigned reads(const struct insn *in, unsigned out)
     }
 }
 
-static unsigned kills(const struct insn *in)
+static unsigned changes(const struct insn *in)
 {
     const struct x86_form *f = &x86_form[in->form];
 
     return (f->flags_written | f->flags_undefined) & ARITH;
+}
+
+/* Flags that are not what they were, whatever they were. Undefined ones may be: the interpreter
+ * hands the host the guest's flags, so where the same is to come out we must, too. */
+static unsigned kills(const struct tr *t, const struct insn *in)
+{
+    return changes(in) & ~(t->j->opt.precise ? x86_form[in->form].flags_undefined : 0u);
 }
 
 static bool may_leave(const struct insn *in)
@@ -74,8 +81,8 @@ void tr_liveness(struct tr *t)
         const struct insn *in = &t->insn[i];
         unsigned out = t->live[i + 1];
 
-        t->live[i] = (uint16_t)((out & ~kills(in)) | reads(in, out));
-        if (t->j->opt.precise && may_leave(in))
+        t->live[i] = (uint16_t)((out & ~kills(t, in)) | reads(in, out));
+        if (t->j->opt.precise && (may_leave(in) || i == 0)) /* the entry polls */
             t->live[i] = ARITH;
     }
 }
@@ -85,7 +92,7 @@ unsigned tr_flags_through(const struct tr *t)
     const struct insn *in = tr_insn(t);
     unsigned out = t->live[t->i + 1];
 
-    return reads(in, out) | (kills(in) ? out & ~kills(in) : 0);
+    return reads(in, out) | (changes(in) ? out & ~kills(t, in) : 0);
 }
 
 void tr_flags_save(struct tr *t)
@@ -127,7 +134,7 @@ void tr_flags_clobber(struct tr *t, unsigned live)
 
 void tr_flags_written(struct tr *t)
 {
-    if (kills(tr_insn(t)) == 0)
+    if (changes(tr_insn(t)) == 0)
         return;
     t->in_eflags = true;
     t->in_memory = false;
@@ -161,7 +168,7 @@ unsigned tr_look_ahead(struct tr *t, uint64_t rip)
             break;
         at += in.length;
         need |= reads(&in, ARITH) & left;
-        left &= ~kills(&in);
+        left &= ~kills(t, &in);
         if (x86_form[in.form].class == X86_FLOW)
             break;
     }

@@ -36,8 +36,9 @@ struct jit_site { /* a patchable jump: rel32 field, and the stub that it leads t
 struct jit_meta { /* an instruction that translated code may hand to its handler */
     struct insn insn;
     uint64_t rip;
-    bool ends;   /* control does not come back behind it */
-    int8_t undo; /* what a branch to an address that is not canonical did to RSP */
+    bool ends;    /* control does not come back behind it */
+    uint8_t left; /* instructions of its block from this one on */
+    int8_t undo;  /* what a branch to an address that is not canonical did to RSP */
 };
 
 struct jit_look {  /* bytes that a translation's flag liveness depends on */

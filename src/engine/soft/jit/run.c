@@ -165,13 +165,15 @@ void soft_jit_open(struct soft_cpu *cpu)
 {
     struct jit *j;
 
-    if (!soft_jit_options.on || cpu->det || soft_tracing)
+    if (!soft_jit_options.on || soft_tracing)
         return;
     j = calloc(1, sizeof *j);
     if (j == NULL)
         return;
     j->cpu = cpu;
     j->opt = soft_jit_options;
+    if (cpu->det)
+        j->opt.count = j->opt.precise = true;
     if (!allocate(j) || !jit_code_open(j, CODE_SIZE) || !distance(cpu, cpu->tlb, &j->tlb) ||
         !distance(cpu, j->slots, &j->table)) {
         release(j);
@@ -260,15 +262,29 @@ static const struct trans *translation(const struct block *b, uint64_t rip)
 
 /* ---- in and out ---- */
 
+/* A handler is about to run an instruction of translated code; and it is done. */
+static void begin(struct soft_cpu *cpu, const struct jit_meta *m)
+{
+    cpu->rip = m->rip;
+    if (cpu->jit->opt.count)
+        cpu->behind = m->left;
+}
+
+static void end(struct soft_cpu *cpu, const struct jit_meta *m)
+{
+    soft_uncount(cpu, &m->insn);
+    cpu->rip = cpu->block_rip = cpu->next_rip;
+}
+
 /* A branch to an address that is not canonical faults at the branch. */
 static void bad_branch(struct soft_cpu *cpu)
 {
     struct jit_meta *m = &cpu->jit->meta[cpu->jit_from];
 
     cpu->reg[4] -= (uint64_t)(int64_t)m->undo;
-    cpu->rip = m->rip;
+    begin(cpu, m);
     soft_exec(cpu, &m->insn);
-    cpu->rip = cpu->block_rip = cpu->next_rip;
+    end(cpu, m);
 }
 
 static bool canonical(uint64_t a)
@@ -288,17 +304,19 @@ const struct uop *uop_jit(struct soft_cpu *cpu, const struct uop *u)
         struct jit_site *site;
         const struct uop *to;
 
-        if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed))) {
+        if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed) ||
+                     cpu->instructions + b->insns > cpu->limit)) {
             cpu->rip = cpu->block_rip;
             return NULL;
         }
         j->n.enters++;
         cpu->jit_from = UINT32_MAX;
+        soft_uncounted(cpu);
         site = (struct jit_site *)(uintptr_t)j->enter(cpu, jit_exec(j, t->entry));
-        if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed)))
-            return NULL; /* cpu->rip is right */
         if (unlikely(!canonical(cpu->block_rip)) && cpu->jit_from != UINT32_MAX)
             bad_branch(cpu);
+        if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed)))
+            return NULL; /* cpu->rip is right */
         j->n.misses += site == NULL;
         to = soft_find(cpu);
         if (to->fn != uop_jit)
@@ -319,12 +337,14 @@ uint32_t soft_jit_op(struct soft_cpu *cpu, uint32_t number)
     struct jit_meta *m = &cpu->jit->meta[number];
 
     cpu->jit->n.calls++;
-    cpu->rip = m->rip;
+    begin(cpu, m);
     soft_exec(cpu, &m->insn);
     if (likely(!m->ends && cpu->next_rip == m->rip + m->insn.length &&
-               atomic_load_explicit(&cpu->pending, memory_order_relaxed) == 0))
+               atomic_load_explicit(&cpu->pending, memory_order_relaxed) == 0)) {
+        cpu->behind = 0;
         return 0;
-    cpu->rip = cpu->block_rip = cpu->next_rip;
+    }
+    end(cpu, m);
     return 1;
 }
 
@@ -334,9 +354,9 @@ const void *soft_jit_end(struct soft_cpu *cpu, uint32_t number)
     struct jit_meta *m = &j->meta[number];
 
     j->n.calls++;
-    cpu->rip = m->rip;
+    begin(cpu, m);
     soft_exec(cpu, &m->insn);
-    cpu->rip = cpu->block_rip = cpu->next_rip;
+    end(cpu, m);
     cpu->jit_from = UINT32_MAX;
     if (unlikely(atomic_load_explicit(&cpu->pending, memory_order_relaxed) || cpu->align_check ||
                  cpu->mode != X86_MODE_64))

@@ -48,6 +48,25 @@ static void compare_rip(struct tr *t)
     e_jump(t->hot, J_NE, t->j->miss);
 }
 
+/* The block's instructions are counted; not entered if that would pass the limit. Whoever runs some
+ * of them only takes the others back (jit_meta.left). */
+static void count(struct tr *t, const uint8_t *leave)
+{
+    bool flags = t->in_eflags;
+
+    if (flags)
+        tr_flags_save(t);
+    e_load(t->hot, T1, GS(instructions));
+    e_mem(t->hot, 1, 0x8d, T1, T1, 0xff, 0, (int32_t)t->insns);
+    e_gs(t->hot, 1, 0x3b, T1, GS(limit)); /* cmp */
+    e_jump(t->hot, J_ABOVE, leave);
+    e_store(t->hot, T1, GS(instructions));
+    if (!flags)
+        return;
+    t->in_eflags = false;
+    tr_flags_load(t);
+}
+
 /* GAS allows e_gs with an immediate behind: RIP-relative forms are not used, so that is safe. */
 static void entries(struct tr *t)
 {
@@ -80,11 +99,8 @@ static void entries(struct tr *t)
         t->in_eflags = true;
         t->in_memory = false;
     }
-    if (t->j->opt.count) {
-        e_load(t->hot, T1, GS(instructions));
-        e_mem(t->hot, 1, 0x8d, T1, T1, 0xff, 0, (int32_t)t->insns);
-        e_store(t->hot, T1, GS(instructions));
-    }
+    if (t->j->opt.count)
+        count(t, leave);
 }
 
 /* ---- instructions ---- */
