@@ -197,7 +197,7 @@ void out_qid(struct call *c, const struct stat *st)
     uint8_t type = S_ISDIR(st->st_mode) ? P9_QID_DIR : S_ISLNK(st->st_mode) ? P9_QID_LINK : 0;
 
     out_u8(&c->out, type);
-    out_u32(&c->out, (uint32_t)(st->st_mtim.tv_sec ^ st->st_size << 8));
+    out_u32(&c->out, (uint32_t)st->st_mtim.tv_sec ^ (uint32_t)st->st_size << 8);
     out_u64(&c->out, qid_path(c->s, st));
 }
 

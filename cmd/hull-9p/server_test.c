@@ -249,6 +249,19 @@ static void test_files(void)
     ok(!call() && le32(reply + 28) == (S_IFREG | 0755) && le64(reply + 56) == 3 &&
            le64(reply + 80) == 11 && le64(reply + 96) == 21,
        "getattr: mode without set-uid, size, times");
+    begin(P9_SETATTR);
+    u32(3);
+    u32(8);
+    for (unsigned i = 0; i < 3; i++)
+        u32(0);
+    u64((1ULL << 62) - 1);
+    for (unsigned i = 0; i < 4; i++)
+        u64(0);
+    call(); /* the file system decides how far it goes */
+    begin(P9_GETATTR);
+    u32(3);
+    u64(0x7ff);
+    ok(!call(), "a size near the largest");
     begin(P9_STATFS);
     u32(0);
     ok(!call() && le32(reply + 11), "statfs");
