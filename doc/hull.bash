@@ -14,7 +14,7 @@ _hull()
     --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name= tap,vhost=on,name=' -- "$cur"); return ;;
     --vsock) mapfile -t COMPREPLY < <(compgen -W '3,socket=' -- "$cur"); return ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio none file: unix:' -- "$cur"); return ;;
-    --share | --base) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
+    --share | --base | --flatten) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
     --kernel | --initrd | --disk | --qmp | --ssh-key | --output | -o) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $verb:$cur in
@@ -22,12 +22,12 @@ _hull()
         mapfile -t COMPREPLY < <(compgen -W "$(hull run --help 2>/dev/null | sed -n 's/^  \(--[a-z-]*\).*/\1/p')" \
             -- "$cur") ;;
     snapshot:-*)
-        mapfile -t COMPREPLY < <(compgen -W '--qmp --base --copy-disks --stop --progress --help' -- "$cur") ;;
+        mapfile -t COMPREPLY < <(compgen -W '--qmp --base --copy-disks --stop --verify --flatten --progress --help' -- "$cur") ;;
     restore:-*)
-        mapfile -t COMPREPLY < <(compgen -W '--temporary --paused --qmp --serial --console --net --name --engine --timeout
+        mapfile -t COMPREPLY < <(compgen -W '--temporary --paused --verify --qmp --serial --console --net --name --engine --timeout
             --user --exit-on-panic --no-sandbox --help' -- "$cur") ;;
     clone:-*)
-        mapfile -t COMPREPLY < <(compgen -W '--count --json --qmp --serial --console --net --name --engine --timeout --user
+        mapfile -t COMPREPLY < <(compgen -W '--count --json --verify --qmp --serial --console --net --name --engine --timeout --user
             --exit-on-panic --no-sandbox --help' -- "$cur") ;;
     snapshot:* | restore:* | clone:*) mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
     info:*) mapfile -t COMPREPLY < <(compgen -W '--cpu --json --help' -- "$cur") ;;

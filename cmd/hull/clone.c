@@ -45,6 +45,7 @@ static void print_help(void)
            "new addresses for its network cards.\n\n"
            "Options:\n"
            "  --count N           how many (default 1)\n"
+           "  --verify            first compare all of the saved memory with its checksums\n"
            "  --json              one JSON object a line for what happens to each\n"
            "  --qmp, --serial, --console, --net, --name, --engine, --timeout, --user,\n"
            "  --exit-on-panic, --no-sandbox      as of hull run; %%d is the copy's number, from 0\n"

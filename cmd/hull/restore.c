@@ -17,6 +17,7 @@ static void print_help(void)
            "Options:\n"
            "  --temporary         what it writes to its disks is dropped at its end; without this\n"
            "                      it writes to the saved disks, and DIR cannot be restored again\n"
+           "  --verify            first compare all of the saved memory with its checksums\n"
            "  --paused            wait for QMP's cont\n"
            "  --qmp, --serial, --console, --net, --name, --engine, --timeout, --user,\n"
            "  --exit-on-panic, --no-sandbox      as of hull run; --net once for each interface\n"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The configuration of a saved machine, as this host's command line completes it. */
 #include "saved_config.h"
+#include "layers.h"
 #include "machine/saved.h"
 #include <errno.h>
 #include <stdio.h>
@@ -52,6 +53,8 @@ bool saved_options_read(struct saved_options *o, int argc, char **argv, struct e
     for (int i = 0; i < argc; i++) {
         if (!strcmp(argv[i], "--temporary"))
             o->temporary = true;
+        else if (!strcmp(argv[i], "--verify"))
+            o->verify = true;
         else if (!strcmp(argv[i], "--paused"))
             o->paused = true;
         else if (argv[i][0] == '-') {
@@ -95,7 +98,7 @@ static void find_disks(const struct saved_options *o, struct config *c)
 
 bool saved_options_apply(const struct saved_options *o, struct config *c, struct err *err)
 {
-    struct saved *saved = saved_open(o->dir, err);
+    struct saved *saved = !o->verify || layers_verify(o->dir, err) ? saved_open(o->dir, err) : NULL;
     uint32_t nets;
     bool good = saved && saved_config(saved, c, err);
 

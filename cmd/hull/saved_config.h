@@ -8,12 +8,12 @@
 
 struct saved_options {
     const char *dir;
-    bool temporary, paused;
+    bool temporary, paused, verify;
     char **rest; /* for config_parse_args; freed by the caller */
     int rest_count;
 };
 
-/* DIR, --temporary and host options; others are errors that say why. */
+/* DIR, --temporary, --paused, --verify and host options; others are errors that say why. */
 bool saved_options_read(struct saved_options *o, int argc, char **argv, struct err *err);
 /* The snapshot's configuration with those options. */
 bool saved_options_apply(const struct saved_options *o, struct config *c, struct err *err);

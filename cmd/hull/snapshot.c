@@ -7,7 +7,9 @@
  * So DIR is either whole or not there. */
 #include "copy.h"
 #include "hull.h"
+#include "layers.h"
 #include "machine/saved.h"
+#include "machine/sums.h"
 #include "qmp_client.h"
 #include <fcntl.h>
 #include <limits.h>
@@ -21,14 +23,16 @@
 #define POLL_NS 20000000
 
 struct snapshot_options {
-    const char *qmp, *dir, *base;
-    bool stop, copy_disks, json;
+    const char *qmp, *dir, *base, *flatten;
+    bool stop, copy_disks, json, verify;
 };
 
 static void print_help(void)
 {
     printf(
-        "Usage: hull snapshot --qmp SOCKET DIR [options]\n\n"
+        "Usage: hull snapshot --qmp SOCKET DIR [options]\n"
+        "       hull snapshot --verify DIR\n"
+        "       hull snapshot --flatten PARTIAL DIR\n\n"
         "Saves a running machine to the new directory DIR: state, memory and, on request, disks.\n"
         "The machine runs while its memory is written and stands still only for the end.\n\n"
         "Options:\n"
@@ -36,10 +40,14 @@ static void print_help(void)
         "  --base OTHER        write only what changed since the machine's last snapshot, OTHER\n"
         "  --copy-disks        copy its disks too, so that it can go on writing to its own\n"
         "  --stop              end the machine once it is saved; its disks stay as they are\n"
+        "  --verify            read DIR and its bases, and compare them with their checksums\n"
+        "  --flatten PARTIAL   make DIR of a snapshot that was taken with --base: whole, without "
+        "it\n"
         "  --progress json     one JSON object a line instead of a progress bar\n"
         "\nA machine with writable disks needs --copy-disks or --stop.\n"
         "\nExamples:\n"
         "  hull snapshot --qmp m.sock before-upgrade --copy-disks\n"
+        "  hull snapshot --flatten later whole\n"
         "  hull snapshot --qmp m.sock saved --stop && hull restore saved\n");
 }
 
@@ -62,7 +70,11 @@ static bool read_option(struct snapshot_options *o, int argc, char **argv, int *
         return read_value(argc, argv, i, arg, &o->qmp, err);
     if (!strcmp(arg, "--base"))
         return read_value(argc, argv, i, arg, &o->base, err);
-    if (!strcmp(arg, "--stop"))
+    if (!strcmp(arg, "--flatten"))
+        return read_value(argc, argv, i, arg, &o->flatten, err);
+    if (!strcmp(arg, "--verify"))
+        o->verify = true;
+    else if (!strcmp(arg, "--stop"))
         o->stop = true;
     else if (!strcmp(arg, "--copy-disks"))
         o->copy_disks = true;
@@ -87,6 +99,10 @@ static bool read_options(struct snapshot_options *o, int argc, char **argv, stru
         else
             o->dir = argv[i];
     }
+    if ((o->verify || o->flatten) && o->dir && *o->dir)
+        return (!o->qmp && !o->base && !o->stop && !o->copy_disks && !(o->verify && o->flatten)) ||
+               err_set(err, EINVAL, "%s: is about files, and goes with no other option",
+                       o->verify ? "--verify" : "--flatten");
     if (!o->qmp || !o->dir || !*o->dir)
         return err_set(err, EINVAL, "expected --qmp SOCKET and a directory to make");
     return true;
@@ -96,7 +112,7 @@ static bool read_options(struct snapshot_options *o, int argc, char **argv, stru
 
 struct snapshot_dir {
     char final[PATH_MAX - 16], part[PATH_MAX];
-    int fd, state, memory;
+    int fd, state, memory, sums;
 };
 
 static int make_file(struct snapshot_dir *d, const char *name, struct err *err)
@@ -108,12 +124,12 @@ static int make_file(struct snapshot_dir *d, const char *name, struct err *err)
     return fd;
 }
 
+/* The empty folder under its temporary name. */
 static bool dir_make(struct snapshot_dir *d, const char *dir, struct err *err)
 {
     size_t len = strlen(dir);
     struct stat st;
 
-    d->fd = d->state = d->memory = -1;
     while (len > 1 && dir[len - 1] == '/')
         len--;
     if (len >= sizeof d->final)
@@ -129,8 +145,14 @@ static bool dir_make(struct snapshot_dir *d, const char *dir, struct err *err)
     d->fd = open(d->part, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (d->fd < 0)
         return err_set(err, errno, "%s: %s", d->part, strerror(errno));
+    return true;
+}
+
+static bool dir_make_files(struct snapshot_dir *d, struct err *err)
+{
     return (d->state = make_file(d, "state", err)) >= 0 &&
-           (d->memory = make_file(d, "memory", err)) >= 0;
+           (d->memory = make_file(d, "memory", err)) >= 0 &&
+           (d->sums = make_file(d, SUMS_FILE, err)) >= 0;
 }
 
 static void dir_close(struct snapshot_dir *d)
@@ -139,6 +161,8 @@ static void dir_close(struct snapshot_dir *d)
         close(d->state);
     if (d->memory >= 0)
         close(d->memory);
+    if (d->sums >= 0)
+        close(d->sums);
     if (d->fd >= 0)
         close(d->fd);
 }
@@ -151,6 +175,7 @@ static void dir_remove(struct snapshot_dir *d)
         return;
     unlinkat(d->fd, "state", 0);
     unlinkat(d->fd, "memory", 0);
+    unlinkat(d->fd, SUMS_FILE, 0);
     for (unsigned i = 0; i < CONFIG_DISKS; i++) {
         snprintf(disk, sizeof disk, "disk%u", i);
         unlinkat(d->fd, disk, 0);
@@ -176,10 +201,18 @@ static bool sync_parent(const char *path)
 
 static bool dir_finish(struct snapshot_dir *d, struct err *err)
 {
-    if (fsync(d->state) || fsync(d->memory) || fsync(d->fd) || rename(d->part, d->final) ||
-        !sync_parent(d->final))
+    if (fsync(d->fd) || rename(d->part, d->final) || !sync_parent(d->final))
         return err_set(err, errno, "%s: cannot be finished: %s", d->final, strerror(errno));
     return true;
+}
+
+/* Of a snapshot that the machine has written; it runs on meanwhile. */
+static bool dir_sync(struct snapshot_dir *d, struct err *err)
+{
+    if (!sums_write(d->memory, d->state, d->sums, err))
+        return false;
+    return (!fsync(d->state) && !fsync(d->memory) && !fsync(d->sums)) ||
+           err_set(err, errno, "%s: cannot be written: %s", d->part, strerror(errno));
 }
 
 /* ---- the base ---- */
@@ -331,7 +364,7 @@ static bool take(struct qmp_client *q, const struct snapshot_options *o, struct 
         if (ran && (!o->stop || !good))
             command(q, "cont", NULL, &ignored);
     }
-    if (!good || !dir_finish(d, err))
+    if (!good || !dir_sync(d, err) || !dir_finish(d, err))
         return false;
     if (!o->json && isatty(STDERR_FILENO))
         fprintf(stderr, "%s: saved; the machine stood still for %.1f ms\n", d->final,
@@ -341,7 +374,7 @@ static bool take(struct qmp_client *q, const struct snapshot_options *o, struct 
 
 static int snapshot(const struct snapshot_options *o, struct err *err)
 {
-    struct snapshot_dir d = {.fd = -1, .state = -1, .memory = -1};
+    struct snapshot_dir d = {.fd = -1, .state = -1, .memory = -1, .sums = -1};
     struct qmp_client q;
     json_t *disks = NULL;
     bool good = qmp_client_open(&q, o->qmp, err);
@@ -353,12 +386,37 @@ static int snapshot(const struct snapshot_options *o, struct err *err)
         good = err_set(err, EINVAL,
                        "the machine goes on writing to its disks, and the snapshot would not fit "
                        "them any more: add --copy-disks or --stop");
-    good = good && dir_make(&d, o->dir, err) && take(&q, o, &d, disks, err);
+    good =
+        good && dir_make(&d, o->dir, err) && dir_make_files(&d, err) && take(&q, o, &d, disks, err);
     if (!good)
         dir_remove(&d);
     dir_close(&d);
     json_decref(disks);
     qmp_client_close(&q);
+    return good ? EXIT_DONE : EXIT_FAILED;
+}
+
+/* Of files alone, without a machine. */
+static int verify(const struct snapshot_options *o, struct err *err)
+{
+    if (!layers_verify(o->dir, err))
+        return EXIT_FAILED;
+    if (o->json)
+        printf("{\"status\": \"concluded\"}\n");
+    else
+        printf("%s: as it was saved\n", o->dir);
+    return EXIT_DONE;
+}
+
+static int flatten(const struct snapshot_options *o, struct err *err)
+{
+    struct snapshot_dir d = {.fd = -1, .state = -1, .memory = -1, .sums = -1};
+    bool good =
+        dir_make(&d, o->dir, err) && layers_flatten(o->flatten, d.part, err) && dir_finish(&d, err);
+
+    if (!good)
+        dir_remove(&d);
+    dir_close(&d);
     return good ? EXIT_DONE : EXIT_FAILED;
 }
 
@@ -375,7 +433,7 @@ int cmd_snapshot(int argc, char **argv)
         }
     if (!read_options(&o, argc, argv, &err))
         return usage_error("snapshot", &err);
-    status = snapshot(&o, &err);
+    status = o.verify ? verify(&o, &err) : o.flatten ? flatten(&o, &err) : snapshot(&o, &err);
     if (status)
         log_error("%s", err.text);
     return status;

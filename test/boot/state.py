@@ -234,6 +234,12 @@ def test_layers():
     m.status(20)
     last = ticks(m)[-1][0]
 
+    code, out, err = run('snapshot', '--verify', s[2], timeout=60)
+    ok(code == 0, f'{name}: checksums fit through all layers {(out + err).strip()}')
+    flat = TMP / f'{name}.flat'
+    code, _, err = run('snapshot', '--flatten', s[2], flat, timeout=120)
+    ok(code == 0 and (flat / 'memory').read_bytes() == full, f'{name}: flattened, memory is that of the whole one {err.strip()}')
+    check_same_state(name, s[2], flat, 'flattened')
     r = restore(f'{name}-paused', s[2], '--temporary', '--paused', '--qmp', TMP / f'{name}-paused.qmp')
     Qmp(TMP / f'{name}-paused.qmp')
     save(f'{name}-paused', TMP / f'{name}.again', '--copy-disks')
@@ -246,6 +252,9 @@ def test_layers():
     goes_on(r, last)
     end(r)
     shutil.rmtree(s[0])
+    r = restore(f'{name}-flat', flat, '--temporary', '--verify')
+    goes_on(r, last)
+    end(r)
     code, _, err = run('restore', s[2], '--temporary')
     ok(code == 1 and 'needs its base' in err, f'{name}: without its base it is refused ({err.strip()})')
 
@@ -283,6 +292,24 @@ def test_refuse():
     refused('another CPU', 'cannot change', lambda d: None, '--cpu', 'x86-64-v3')
     refused('more networks', 'give as many', lambda d: None, '--net', 'none', '--net', 'none')
     refused('no such option', 'did you mean', lambda d: None, '--seriel', 'none')
+    def verify(what, word, change=None, args=('snapshot', '--verify'), expected=1):
+        bad = TMP / 'bad'
+        shutil.rmtree(bad, ignore_errors=True)
+        shutil.copytree(good, bad)
+        if change:
+            change(bad)
+        code, out, err = run(*args, bad)
+        ok(code == expected and word in out + err, f'{what}: {(out + err).strip()}')
+
+    verify('what was saved is whole', 'as it was saved', expected=0)
+    verify('altered memory', 'altered within the MiB at 3 MiB', lambda d: flip(d / 'memory', 3 * MIB + 77))
+    verify('its last byte', 'altered within the MiB', lambda d: flip(d / 'memory', -1))
+    verify('altered memory is not restored', 'altered within', lambda d: flip(d / 'memory', 5), ('restore', '--verify'))
+    verify('altered checksums', 'altered', lambda d: flip(d / 'memory.sums', 40))
+    verify('cut checksums', 'cut', lambda d: os.truncate(d / 'memory.sums', 40))
+    verify('no checksums', 'earlier hull', lambda d: (d / 'memory.sums').unlink())
+    code, _, err = run('snapshot', '--verify', good, '--stop')
+    ok(code == 2 and 'no other option' in err, f'--verify with --stop: {err.strip().splitlines()[0]}')
     code, _, err = run('restore', TMP / 'nothing')
     ok(code == 1 and 'no snapshot' in err, f'no such folder: {err.strip()}')
 
