@@ -6,7 +6,7 @@ DESTDIR ?=
 IMAGE   ?= $(BUILD)/debian.img
 SSH_PORT ?= 2222
 
-.PHONY: all setup run test test-slow check bench fuzz fuzz-cpu test-kvm bench-kvm shell-kvm asan tsan coverage install deb clean
+.PHONY: all setup run test test-slow check bench fuzz fuzz-cpu fuzz-jit test-kvm bench-kvm shell-kvm asan tsan coverage install deb clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet || ninja -C $(BUILD)
@@ -58,6 +58,9 @@ bench: all
 fuzz:
 	@tools/setup build check
 	@tools/fuzz
+
+fuzz-jit: all
+	@$(BUILD)/test/fuzz/jit/jit-fuzz --seconds 3600
 
 fuzz-cpu: all
 	@$(BUILD)/test/fuzz/cpu/fuzz-cpu --count 10000000 --jobs $$(nproc)

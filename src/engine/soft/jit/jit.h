@@ -45,6 +45,7 @@ struct soft_jit_counters {
     uint64_t calls;     /* instruction handlers called from translated code */
     uint64_t misses;    /* indirect branches that the jump table did not know */
     uint64_t refused;   /* blocks that could not be translated */
+    uint64_t rejected;  /* by the verifier: our mistake */
     uint64_t code_used; /* bytes of the code cache in use */
 };
 /* false: no JIT, *out is zeroed. */

@@ -188,7 +188,9 @@ struct trans *jit_translate(struct jit *j, struct block *b, uint64_t rip)
     j->n.instructions += b->insns;
     j->n.guest_bytes += b->bytes;
     j->n.host_bytes += (uint64_t)(j->hot.p - hot) + (uint64_t)(j->cold.p - cold);
-    if (j->opt.verify && (!jit_verify(j, hot, j->hot.p) || !jit_verify(j, cold, j->cold.p)))
+    if (j->opt.verify && (!jit_verify(j, hot, j->hot.p) || !jit_verify(j, cold, j->cold.p))) {
+        j->n.rejected++;
         return NULL;
+    }
     return n;
 }
