@@ -4,6 +4,7 @@
  * submit -> checks here -> the format's submit -> ... loop ... -> block_done -> the submitter's
  * done(). After this file a request lies inside the disk, on sector boundaries, with buffers that
  * add up to its length, and writes only where writing is allowed; formats rely on it. */
+#include "block/bitmap.h"
 #include "block/block.h"
 #include "block/format.h"
 #include <errno.h>
@@ -55,6 +56,7 @@ struct block *block_new(struct loop *loop, const struct block_config *config)
     b->sector_size = 512;
     b->finish.run = finish_ready;
     list_init(&b->ready);
+    list_init(&b->bitmaps);
     return b;
 }
 
@@ -120,6 +122,13 @@ void block_submit(struct block *b, struct block_req *req)
         b->ops->submit(b, req);
 }
 
+/* A request that was refused wrote nothing, and may lie anywhere. */
+static void mark_written(struct block *b, const struct block_req *req)
+{
+    if (request_check(b, req) == 0)
+        block_bitmap_mark(b, req->offset, req->length);
+}
+
 void block_done(struct block *b, struct block_req *req, int result)
 {
     b->in_flight--;
@@ -127,6 +136,8 @@ void block_done(struct block *b, struct block_req *req, int result)
         req->done(req, result);
         return;
     }
+    if (!list_empty(&b->bitmaps) && req->op != BLOCK_READ && req->op != BLOCK_FLUSH && req->length)
+        mark_written(b, req);
     if (result < 0)
         b->errors++;
     else if (req->op == BLOCK_READ)
@@ -202,6 +213,7 @@ void block_close(struct block *b)
 void block_free(struct block *b)
 {
     loop_unpost(b->loop, &b->finish); /* it may be posted although nothing is left to finish */
+    block_bitmap_free_all(b);
     block_close(b->backing);
     block_close(b->data);
     block_close(b->under);

@@ -110,6 +110,7 @@ struct block {
     void *priv;                                                         /* the format's */
     struct list ready; /* requests whose result is known already: finished from the loop */
     struct call finish;
+    struct list bitmaps; /* block/bitmap.h */
 };
 
 /* "writeback", "none", "unsafe", "writethrough"; "" is writeback. */

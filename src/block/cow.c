@@ -448,6 +448,7 @@ static struct block *shaped_as(struct block *base)
     b->in_flight = 0;
     b->finish = (struct call){.run = base->finish.run};
     list_init(&b->ready);
+    list_init(&b->bitmaps);
     return b;
 }
 

@@ -142,7 +142,7 @@ bool q_create(struct block *under, const struct block_create *c, uint64_t size, 
         failed = block_run(under, BLOCK_WRITE, 0, h.l1_offset + i * cluster, buffer, cluster);
     if (!failed)
         failed = block_run(under, BLOCK_FLUSH, 0, 0, NULL, 0);
-    if (!failed && !q_header_write(&h, buffer, err))
+    if (!failed && !q_header_write(&h, buffer, false, err))
         failed = -ENAMETOOLONG;
     else if (failed || (failed = block_run(under, BLOCK_WRITE, 0, 0, buffer, cluster)))
         err_set(err, -failed, "cannot be written: %s", strerror(-failed));

@@ -100,6 +100,9 @@ static bool read_extensions(struct q_header *h, const char *file, const uint8_t 
         }
         at += align_up(len, 8);
     }
+    /* Without this mark somebody who knows no bitmaps wrote to the disk since. */
+    if (!(h->autoclear & Q_AUTOCLEAR_BITMAPS))
+        h->bitmap_count = h->bitmaps_size = h->bitmaps_offset = 0;
     if (h->incompatible & ~(uint64_t)Q_INCOMPAT_KNOWN)
         return refuse_features(file, h->incompatible & ~(uint64_t)Q_INCOMPAT_KNOWN, names,
                                names_length, err);
@@ -155,6 +158,8 @@ static bool check_features(const struct q_header *h, const char *file, struct er
 
     if (h->crypt_method)
         return err_set(err, ENOTSUP, "%s: is encrypted, which comes with a later version", file);
+    if (h->bitmap_count > Q_BITMAPS_MAX)
+        return bad(err, file, "%u bitmaps: at most %d are known", h->bitmap_count, Q_BITMAPS_MAX);
     if (other != (h->compression != 0) || h->compression > 1)
         return bad(err, file, "compression type %u is unknown or contradicts its feature bit",
                    h->compression);
@@ -183,7 +188,7 @@ static bool check_tables(const struct q_header *h, const char *file, uint64_t fi
          Q_REFTABLE_MAX},
         {"snapshot table", h->snapshots_offset, (uint64_t)h->snapshot_count * 40,
          (uint64_t)Q_SNAPSHOTS_MAX * 40},
-        {"bitmap directory", h->bitmaps_offset, h->bitmaps_size, 64 << 20},
+        {"bitmap directory", h->bitmaps_offset, h->bitmaps_size, Q_BITMAP_DIR_MAX},
     };
 
     for (unsigned i = 1; i < ARRAY_SIZE(e); i++) {
@@ -224,6 +229,7 @@ static bool read_backing(struct q_header *h, const char *file, const uint8_t *he
 
     if (!offset)
         return true;
+    h->backing_at = offset;
     if (len > 1023 || offset > cluster || len > cluster - offset ||
         !copy_string(h->backing, sizeof h->backing, head + offset, len))
         return bad(err, file, "the name of its backing file is broken");
@@ -263,6 +269,7 @@ bool q_header_read(struct block *under, const char *file, struct q_header *h, st
 
 /* ---- the other direction ---- */
 
+/* With its end mark still to come. */
 static uint8_t *put_extension(uint8_t *p, const uint8_t *end, uint32_t type, const void *data,
                               uint32_t len)
 {
@@ -312,34 +319,105 @@ static void put_fields(const struct q_header *h, uint8_t *p)
     p[104] = h->compression;
 }
 
-bool q_header_write(const struct q_header *h, uint8_t *cluster, struct err *err)
+static uint8_t *put_extensions(const struct q_header *h, uint8_t *p, const uint8_t *end)
 {
-    size_t size = (size_t)1 << h->cluster_bits, name = strlen(h->backing);
-    uint8_t *end = cluster + size, *p = cluster + (h->version < 3 ? V2_LENGTH : OUR_LENGTH), *named;
     uint8_t bitmaps[24] = {0};
 
-    memset(cluster, 0, size);
-    put_fields(h, cluster);
-    if (h->backing_format[0])
-        p = put_extension(p, end, Q_EXT_BACKING_FORMAT, h->backing_format,
-                          (uint32_t)strlen(h->backing_format));
-    if (h->data_file[0])
-        p = put_extension(p, end, Q_EXT_DATA_FILE, h->data_file, (uint32_t)strlen(h->data_file));
-    if (h->bitmap_count) {
+    if (h->bitmap_count) { /* first: it changes, and so it does in the first sector */
         put_be32(bitmaps, h->bitmap_count);
         put_be64(bitmaps + 8, h->bitmaps_size);
         put_be64(bitmaps + 16, h->bitmaps_offset);
         p = put_extension(p, end, Q_EXT_BITMAPS, bitmaps, sizeof bitmaps);
     }
-    named = h->version >= 3 && p ? put_features(p, end - 8 - name) : NULL;
+    if (h->backing_format[0])
+        p = put_extension(p, end, Q_EXT_BACKING_FORMAT, h->backing_format,
+                          (uint32_t)strlen(h->backing_format));
+    if (h->data_file[0])
+        p = put_extension(p, end, Q_EXT_DATA_FILE, h->data_file, (uint32_t)strlen(h->data_file));
+    return p;
+}
+
+bool q_header_write(const struct q_header *h, uint8_t *cluster, bool sector, struct err *err)
+{
+    size_t size = (size_t)1 << h->cluster_bits, name = strlen(h->backing);
+    uint8_t *end = cluster + size, *p = cluster + (h->version < 3 ? V2_LENGTH : OUR_LENGTH), *named;
+
+    memset(cluster, 0, size);
+    put_fields(h, cluster);
+    if (h->backing_at && name && h->backing_at + name <= size)
+        end = cluster + h->backing_at;
+    else
+        end -= name;
+    if (sector)
+        end = cluster + min_size((size_t)(end - cluster), Q_HEAD);
+    p = put_extensions(h, p, end - 8);
+    named = h->version >= 3 && p ? put_features(p, end - 8) : NULL;
     p = named ? named : p;
-    if (!p || (size_t)(end - p) < 8 + name)
+    if (!p || end - p < 8)
         return err_set(err, ENAMETOOLONG, "the names do not fit into a header of %zu bytes", size);
     p += 8; /* the end mark, zeroes */
     if (name) {
+        if (h->backing_at && h->backing_at + name <= size)
+            p = cluster + h->backing_at;
         memcpy(p, h->backing, name);
         put_be64(cluster + 8, (uint64_t)(p - cluster));
         put_be32(cluster + 16, (uint32_t)name);
     }
     return true;
+}
+
+/* All of the first cluster: no single write, so not for what changes often. */
+static int write_cluster(struct qcow2 *q, const struct q_header *h, uint8_t *cluster,
+                         struct err *err)
+{
+    struct q_header anew = *h;
+
+    anew.backing_at = 0;
+    if (!q_header_write(&anew, cluster, false, err))
+        return -err->code;
+    return block_run(q->b->under, BLOCK_WRITE, 0, 0, cluster, q->cluster_size);
+}
+
+/* A new name goes to one of two places where the old one is not, and is durable before the header
+ * refers to it. Small clusters have no room for that. */
+static int place_name(struct qcow2 *q, struct q_header *h)
+{
+    _Alignas(4096) uint8_t name[1024] = {0};
+    int failed;
+
+    if (strcmp(h->backing, q->h.backing) == 0 || !h->backing[0] || q->cluster_size < 4096)
+        return 0;
+    h->backing_at = q->cluster_size - (q->h.backing_at == q->cluster_size - 1024 ? 2048 : 1024);
+    memcpy(name, h->backing, strlen(h->backing));
+    failed = block_run(q->b->under, BLOCK_WRITE, 0, h->backing_at, name, sizeof name);
+    return failed ? failed : block_run(q->b->under, BLOCK_FLUSH, 0, 0, NULL, 0);
+}
+
+int q_header_update(struct qcow2 *q, const struct q_header *h, struct err *err)
+{
+    struct q_header *now = malloc(sizeof *now);
+    uint8_t *cluster = aligned_alloc(4096, align_up(q->cluster_size, 4096));
+    int failed = now && cluster ? 0 : -ENOMEM;
+
+    if (!failed) {
+        *now = *h;
+        failed = place_name(q, now);
+    }
+    if (!failed &&
+        (q->cluster_size >= 4096 || q->cluster_size == Q_HEAD ||
+         strcmp(h->backing, q->h.backing) == 0) &&
+        q_header_write(now, cluster, true, err))
+        failed = block_run(q->b->under, BLOCK_WRITE, 0, 0, cluster, Q_HEAD);
+    else if (!failed)
+        failed = write_cluster(q, now, cluster, err);
+    if (!failed)
+        failed = block_run(q->b->under, BLOCK_FLUSH, 0, 0, NULL, 0);
+    if (!failed) {
+        memcpy(q->head, cluster, Q_HEAD);
+        q->h = *now;
+        q->h.backing_at = be64(q->head + 8);
+    }
+    free(now);
+    free(cluster);
+    return failed;
 }

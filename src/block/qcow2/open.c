@@ -86,12 +86,12 @@ static bool load_tables(struct qcow2 *q, struct err *err)
     return q->reftable != NULL;
 }
 
-/* For writing: the damaged stay shut, and what we do not keep up to date is marked as stale. */
+/* For writing: the damaged are mended, and what we do not keep up to date is marked as stale. */
 static bool open_for_writing(struct qcow2 *q, struct err *err)
 {
     struct block *b = q->b;
     struct block_check result = {0};
-    uint64_t clear = q->h.autoclear & ~(uint64_t)Q_AUTOCLEAR_DATA_RAW;
+    uint64_t clear = q->h.autoclear & ~(uint64_t)Q_AUTOCLEAR_KNOWN;
     int failed = block_run(b->under, BLOCK_READ, 0, 0, q->head, Q_HEAD);
 
     q->virgin = align_up(b->under->end, q->cluster_size);
@@ -207,6 +207,7 @@ static void free_tables(struct qcow2 *q)
     free(q->releasing.item);
     free(q->commit.frees.item);
     free(q->commit.write);
+    free(q->bitmaps.dir);
     q->b->priv = NULL;
     free(q);
 }
@@ -228,6 +229,7 @@ static bool qcow2_open(struct block *b, struct err *err)
     b->priv = q;
     list_init(&q->allocs);
     list_init(&q->tables);
+    list_init(&q->bitmaps.waits);
     q_commit_open(q);
     q_refcount_open(q);
     if (!q_header_read(b->under, b->config.file, &q->h, err))
@@ -246,7 +248,8 @@ static bool qcow2_open(struct block *b, struct err *err)
     b->discard_align = (uint32_t)BIT(q->sub_bits);
     b->can_discard = b->config.discard && !b->readonly;
     b->can_zero = !b->readonly;
-    return true;
+    if (q_bitmaps_open(q, err))
+        return true;
 free_tables:
     free_tables(q);
     return false;
@@ -259,6 +262,8 @@ static void qcow2_close(struct block *b)
     if (!b->readonly) {
         int failed = q_settle(q);
 
+        if (!failed)
+            failed = q_bitmaps_store(q);
         if (failed)
             log_error("%s: could not be written at the end: %s", b->config.file, strerror(-failed));
     }
@@ -342,6 +347,15 @@ static void (*step_of(enum block_op op))(struct q_req *)
     return q_read_step;
 }
 
+/* Bitmaps on the disk must say that they may be out of date before they are. */
+static void first_write_step(struct q_req *r)
+{
+    if (!r->error && q_bitmaps_in_use(r->q, &r->wait))
+        return;
+    r->step = step_of(r->req->op);
+    r->step(r);
+}
+
 static void qcow2_submit(struct block *b, struct block_req *req)
 {
     struct qcow2 *q = b->priv;
@@ -364,6 +378,9 @@ static void qcow2_submit(struct block *b, struct block_req *req)
     q->epoch_count[r->epoch]++;
     if (q->corrupt && req->op != BLOCK_READ)
         r->error = -EIO;
+    else if (q->bitmaps.dir && !q->bitmaps.in_use && req->op != BLOCK_READ &&
+             req->op != BLOCK_FLUSH)
+        r->step = first_write_step;
     r->step(r);
     /* Still ours: one of the two pendings is for this moment. */
     if (r->pending > 1 || (!r->error && wants_commit(r)))

@@ -8,6 +8,7 @@
 #ifndef HULL_QCOW2_H
 #define HULL_QCOW2_H
 
+#include "block/bitmap.h"
 #include "block/format.h"
 #include "block/image.h"
 #include "base/log.h"
@@ -24,6 +25,9 @@ enum {
     Q_REFTABLE_MAX = 8 << 20,
     Q_SNAPSHOTS_MAX = 65536,
     Q_PAGE_MAX = 4096,
+    Q_BITMAPS_MAX = 4096,
+    Q_BITMAP_DIR_MAX = 1 << 20,
+    Q_BITMAP_LOAD_MAX = 16 << 20, /* bytes of bits that are not zero, of all bitmaps of an image */
 };
 
 enum { /* incompatible features */
@@ -54,6 +58,7 @@ struct q_header { /* checked: see header.c */
     uint8_t compression; /* 0 zlib, 1 zstd */
     uint32_t bitmap_count;
     uint64_t bitmaps_offset, bitmaps_size;
+    uint64_t backing_at; /* where in the file the name is; 0: anywhere */
     char backing[1024], backing_format[16], data_file[1024];
 };
 
@@ -120,6 +125,16 @@ struct q_commit { /* commit.c */
     struct q_frees frees;
 };
 
+struct q_bitmaps {     /* bitmap_store.c */
+    uint8_t *dir;      /* as on disk; NULL: none, or not open for writing */
+    bool in_use;       /* the disk says so */
+    bool marking;      /* it is being written */
+    bool removed;      /* some of them, in memory only */
+    struct list waits; /* writes that must wait for that */
+    struct block_req req;
+    struct iovec iov;
+};
+
 struct qcow2 {
     struct block *b;
     struct q_header h;
@@ -151,6 +166,7 @@ struct qcow2 {
     bool corrupt;
     uint8_t *unpacked; /* the cluster that was decompressed last, and its descriptor */
     uint64_t unpacked_from;
+    struct q_bitmaps bitmaps;
     struct log_limit limit;
 };
 
@@ -183,8 +199,9 @@ static inline uint64_t q_in_cluster(const struct qcow2 *q, uint64_t offset)
 
 /* header.c */
 bool q_header_read(struct block *under, const char *file, struct q_header *h, struct err *err);
-/* The first cluster's contents; false if it does not fit. */
-bool q_header_write(const struct q_header *h, uint8_t *cluster, struct err *err);
+/* The first cluster's contents; false if it does not fit. `sector`: only the first sector is going
+ * to be written, and the name of the backing file is where backing_at says already. */
+bool q_header_write(const struct q_header *h, uint8_t *cluster, bool sector, struct err *err);
 
 /* cache.c. Get: 0 and *page, or 1 and `w` will be resumed, or -errno. A page may go at the next get
  * unless it is pinned. */
@@ -257,7 +274,8 @@ int q_unpack(const struct qcow2 *q, const uint8_t *in, size_t len, uint8_t *out)
 int q_pack(const struct qcow2 *q, const uint8_t *in, uint8_t *out, size_t room);
 
 /* open.c */
-int q_head_write(struct qcow2 *q);           /* q->head, durable; waits */
+int q_head_write(struct qcow2 *q); /* q->head, durable; waits */
+int q_header_update(struct qcow2 *q, const struct q_header *h, struct err *err); /* header.c */
 void q_req_put(struct q_req *r, int result); /* one pending less; the last one ends the request */
 
 /* For set-up and tools: a waiter that turns the loop. q_sleep: 1 (look again) or -errno. */
@@ -290,6 +308,25 @@ bool qcow2_resize(struct block *b, uint64_t size, struct err *err);
 /* bitmap.c: calls mark(arg, offset, bytes, what) for all that bitmaps occupy. */
 int q_bitmaps_visit(struct qcow2 *q, void (*mark)(void *, uint64_t, uint64_t, const char *),
                     void *arg);
+struct q_bitmap_entry {     /* of the directory, checked */
+    uint64_t table, length; /* length: of the entry */
+    uint32_t entries, flags, extra;
+    uint8_t granularity_bits;
+    uint16_t name_length;
+    const uint8_t *name;
+};
+enum { Q_BITMAP_IN_USE = 1, Q_BITMAP_AUTO = 2, Q_BITMAP_EXTRA_COMPATIBLE = 4 };
+bool q_bitmap_parse(const struct qcow2 *q, const uint8_t *p, uint64_t left,
+                    struct q_bitmap_entry *e);
+bool q_bitmaps_open(struct qcow2 *q, struct err *err);
+bool q_bitmap_load(struct block_bitmap *m, struct err *err);
+
+/* bitmap_store.c */
+bool q_bitmap_may_persist(struct block *b, const char *name, uint32_t granularity, struct err *err);
+void q_bitmap_removed(struct block_bitmap *m);
+int q_bitmaps_in_use(struct qcow2 *q, struct q_wait *w); /* 0, or 1: `w` waits for the mark */
+int q_bitmaps_in_use_now(struct qcow2 *q);               /* waits */
+int q_bitmaps_store(struct qcow2 *q);                    /* at the end; the image is at rest */
 
 /* snapshot.c */
 struct q_snapshot {

@@ -81,6 +81,7 @@ bool qcow2_resize(struct block *b, uint64_t size, struct err *err)
 {
     struct qcow2 *q = b->priv;
     unsigned shift = q->cluster_bits + q->l2_bits;
+    uint64_t before = b->size;
     uint64_t entries = (size >> shift) + (size & (BIT(shift) - 1) ? 1 : 0);
     int failed;
 
@@ -91,6 +92,8 @@ bool qcow2_resize(struct block *b, uint64_t size, struct err *err)
         return err_set(err, EFBIG, "%s: %llu bytes need larger clusters", b->config.file,
                        (unsigned long long)size);
     failed = q_settle(q);
+    if (!failed)
+        failed = q_bitmaps_in_use_now(q);
     if (!failed && size < b->size)
         failed = cut(q, size);
     if (!failed && entries > q->l1_size)
@@ -102,6 +105,10 @@ bool qcow2_resize(struct block *b, uint64_t size, struct err *err)
     if (failed)
         return err_set(err, -failed, "%s: cannot be resized: %s", b->config.file,
                        strerror(-failed));
+    if (!block_bitmap_resize(b, size, err))
+        return false;
+    if (size > before)
+        block_bitmap_mark(b, before, size - before);
     return !b->data || b->data->ops->resize(b->data, size, err);
 }
 
@@ -109,9 +116,7 @@ bool block_set_backing(struct block *b, const char *file, const char *format, st
 {
     struct qcow2 *q = b->priv;
     struct q_header *h;
-    uint8_t *cluster;
     int failed;
-    bool good = false;
 
     if (b->ops != &qcow2_ops)
         return err_set(err, ENOTSUP, "%s: format %s has no backing file", b->config.file,
@@ -119,28 +124,21 @@ bool block_set_backing(struct block *b, const char *file, const char *format, st
     if (b->readonly || (file && (strlen(file) > 1023 || (format && strlen(format) > 15))))
         return err_set(err, b->readonly ? EROFS : ENAMETOOLONG, "%s: cannot name that file",
                        b->config.file);
+    if (file && (q->h.autoclear & Q_AUTOCLEAR_DATA_RAW))
+        return err_set(err, EINVAL, "%s: a raw data file has no backing file", b->config.file);
     failed = q_settle(q);
     h = malloc(sizeof *h);
-    cluster = aligned_alloc(4096, align_up(q->cluster_size, 4096));
-    if (h && cluster && !failed) {
-        *h = q->h;
-        snprintf(h->backing, sizeof h->backing, "%s", file ? file : "");
-        snprintf(h->backing_format, sizeof h->backing_format, "%s", file && format ? format : "");
-        good = q_header_write(h, cluster, err);
-        if (good) {
-            failed = block_run(b->under, BLOCK_WRITE, 0, 0, cluster, q->cluster_size);
-            if (!failed)
-                failed = block_run(b->under, BLOCK_FLUSH, 0, 0, NULL, 0);
-            good = !failed || err_set(err, -failed, "%s: %s", b->config.file, strerror(-failed));
-        }
-        if (good) {
-            q->h = *h;
-            memcpy(q->head, cluster, Q_HEAD);
-        }
-    } else {
-        err_set(err, failed ? -failed : ENOMEM, "%s: cannot be written", b->config.file);
+    if (!h || failed) {
+        free(h);
+        return err_set(err, failed ? -failed : ENOMEM, "%s: cannot be written", b->config.file);
     }
+    *h = q->h;
+    snprintf(h->backing, sizeof h->backing, "%s", file ? file : "");
+    snprintf(h->backing_format, sizeof h->backing_format, "%s", file && format ? format : "");
+    *err = (struct err){0};
+    failed = q_header_update(q, h, err);
     free(h);
-    free(cluster);
-    return good;
+    return !failed ||
+           (err->code ? err_wrap(err, "%s", b->config.file)
+                      : err_set(err, -failed, "%s: %s", b->config.file, strerror(-failed)));
 }

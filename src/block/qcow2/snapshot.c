@@ -506,6 +506,8 @@ static int apply_one(struct qcow2 *q, struct q_snapshot *all, unsigned count, un
     free(read);
     clusters = (max_u64(entries * 8, 1) + q->cluster_size - 1) >> q->cluster_bits;
     if (!failed)
+        failed = q_bitmaps_in_use_now(q);
+    if (!failed)
         failed = mark_dirty(q, true);
     if (!failed)
         failed = q_take_row(q, clusters, &offset);
@@ -538,6 +540,9 @@ static int apply_one(struct qcow2 *q, struct q_snapshot *all, unsigned count, un
     q->l1_dirty = dirty;
     q->l1_size = (uint32_t)entries;
     q->b->size = align_down(q->h.size, 512);
+    if (!failed && !block_bitmap_resize(q->b, q->b->size, &err))
+        failed = -err.code;
+    block_bitmap_mark(q->b, 0, q->b->size);
     if (!failed)
         failed = q_settle(q);
     if (!failed)
