@@ -5,7 +5,7 @@ every way for a machine to end.
 
 The image is built once into HULL_BUILD (minutes). HULL_DEBIAN_IMAGE and HULL_DEBIAN_KEY name another with the same
 packages, which is not written to: every machine runs on a copy.
-Usage: debian.py [boot] [work] [end]    without arguments: all of them"""
+Usage: debian.py [boot] [work] [share] [end]    without arguments: all of them"""
 import contextlib
 import fcntl
 import hashlib
@@ -329,6 +329,60 @@ def test_work(source, key):
         ok(status == 0, f'poweroff after a reboot: status 0 ({status})')
 
 
+# Each program is another one in the same file: a processor that went on with old code would give old results.
+PROGRAMS = r'''
+cd /mnt/build && for i in $(seq 1 12); do
+    printf 'int main(void) { return %d; }' $i >p.c && gcc -o p p.c && ./p
+    [ $? = $i ] || echo wrong $i
+done'''
+
+
+def work_share(guest, root):
+    """The guest works in a directory of the host, mounted by fstab: trees, mmap, programs compiled and run there."""
+    status, text = guest.sudo('echo "work /mnt virtiofs nofail 0 0" >>/etc/fstab && systemctl daemon-reload && mount /mnt && '
+                              'mkdir /mnt/build && chown debian /mnt/build && findmnt -n -o FSTYPE /mnt')
+    if not ok(status == 0 and text == 'virtiofs', f'the share is mounted by fstab ({status} {text})'):
+        return
+    status, text = guest.sudo('cp -a /etc /usr/lib/gcc /mnt/ && diff -r --no-dereference /etc /mnt/etc && '
+                              'diff -r --no-dereference /usr/lib/gcc /mnt/gcc && find /mnt -type f | wc -l', 900)
+    count = sum(path.is_file() and not path.is_symlink() for path in root.rglob('*'))
+    ok(status == 0 and text == str(count), f'trees are copied to it: {count} files ({status} {text[-300:]})')
+    status, text = guest.ssh(PROGRAMS, 900)
+    ok(status == 0 and not text, f'programs are compiled and run there ({status} {text[-300:]})')
+    status, text = guest.sudo('fio --name=share --directory=/mnt --rw=randwrite --bsrange=512-64k --size=32M --ioengine=mmap '
+                              '--verify=crc32c --do_verify=1 --verify_fatal=1 --end_fsync=1 --output-format=json', 900)
+    ok(status == 0 and '"error" : 0' in text, f'fio through mmap verifies ({status} {"" if status == 0 else text[-300:]})')
+    status, text = guest.sudo('sha256sum </mnt/share.0.0')
+    expected = hashlib.sha256((root / 'share.0.0').read_bytes()).hexdigest()
+    ok(text.startswith(expected), 'and is what the host sees')
+    status, text = guest.sudo('umount /mnt && mount /mnt && ls /mnt | wc -l')
+    ok(status == 0 and text == str(len(list(root.iterdir()))), f'it is mounted again ({status} {text})')
+
+
+def test_share(source, key):
+    if not any(map(os.path.exists, ('/usr/lib/qemu/virtiofsd', '/usr/libexec/virtiofsd'))):
+        skip('share', 'no virtiofsd here, and the cloud kernel has no 9p')
+        return
+    root = TMP / 'share'
+    root.mkdir()
+    root.chmod(0o755)
+    with machine(source, key, 2, '--share', f'{root}:work') as guest:
+        if not ok(guest.wait_login(), f'{guest.name}: boots to the login prompt'):
+            guest.show()
+            return
+        work_share(guest, root)
+        bad = guest.all_complaints()
+        ok(not bad, f'the kernel has nothing to complain about {bad}')
+        status, text = guest.sudo('systemctl reboot')
+        ok(guest.wait_login(2), f'reboots with the share in fstab ({status} {text})') or guest.show()
+        guest.disconnect()
+        status, text = guest.sudo('findmnt -n -o FSTYPE /mnt')
+        ok(text == 'virtiofs', f'and has it mounted ({status} {text})')
+        guest.sudo('poweroff')
+        status = guest.status(600)
+        ok(status == 0, f'poweroff: status 0 ({status})')
+
+
 def test_end(source, key):
     """On a terminal: log in with the password, see the prompt, Ctrl-A x."""
     del key
@@ -356,7 +410,7 @@ def main():
     found = image()
     if not ok(found, 'hull image build makes a Debian disk'):
         done()
-    for name in sys.argv[1:] or ('boot', 'work', 'end'):
+    for name in sys.argv[1:] or ('boot', 'work', 'share', 'end'):
         globals()['test_' + name](*found)
     done()
 

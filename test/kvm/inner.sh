@@ -8,7 +8,7 @@
 #   @end NAME STATUS BEGIN END uptimes in seconds
 #   @finished
 #
-# Usage: inner.sh SHARE RESULT SUITE     SUITE: short (in the gate), all, or vhost or state alone
+# Usage: inner.sh SHARE RESULT SUITE     SUITE: short (in the gate), all, or vhost, state or share alone
 share=$1 suite=$3
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
@@ -53,6 +53,11 @@ if [ "$suite" = state ]; then
     echo "@finished" >&9
     exit 0
 fi
+if [ "$suite" = share ]; then
+    try share 300 sh "$share/share.sh" "$share" "$tmp"
+    echo "@finished" >&9
+    exit 0
+fi
 while read -r name; do
     try "unit-$name" 120 "$name"
 done <"$share/units/list"
@@ -87,6 +92,7 @@ if [ "$suite" = all ]; then
     boot cloud-4-reboot cloud l2.reboot --cpus 4 --net user
     boot generic-1 generic "" --cpus 1 --net user
 fi
+[ "$suite" != all ] || try share 300 sh "$share/share.sh" "$share" "$tmp"
 [ "$suite" != all ] || try state 600 sh "$share/state.sh" "$share" "$tmp"
 [ "$suite" != all ] || [ ! -e /dev/vhost-net ] || [ ! -e "$share/bin/vsock-cat" ] || try vhost 240 sh "$share/vhost.sh" "$share" "$tmp"
 if [ "$suite" = all ] && [ "$HULL_OUTER" ]; then # what touches the host beyond its machine
