@@ -119,6 +119,8 @@ static void print_host(json_t *info)
            is_true(info, "vhost_net") ? ", vhost" : "");
     printf("vsock      %s\n",
            is_true(info, "vhost_vsock") ? "vhost, UNIX sockets" : "UNIX sockets");
+    printf("shares     %s9p\n",
+           json_is_null(json_object_get(info, "virtiofsd")) ? "" : "virtiofs, ");
     print_names("--cpu     ", json_object_get(info, "cpu_models"));
     print_mitigations(json_object_get(info, "mitigations"));
     print_limits(json_object_get(info, "limits"));

@@ -2,6 +2,7 @@
 /* What this host offers to machines, as JSON: engine, KVM, processor, memory, devices; and a list
  * of what limits it, each with how to change that. The keys are documented in hull-info(1). */
 #include "info.h"
+#include "share.h"
 #include "hull.h"
 #include "engine/choose.h"
 #include "engine/x86/model.h"
@@ -94,6 +95,9 @@ static void device_limits(json_t *info, json_t *limits)
     if (!json_is_true(json_object_get(info, "vhost_vsock")))
         limit(limits, "/dev/vhost-vsock cannot be opened: --vsock works over UNIX sockets only",
               "modprobe vhost_vsock, and be in group kvm");
+    if (json_is_null(json_object_get(info, "virtiofsd")))
+        limit(limits, "no virtiofsd: --share by 9p only, which Debian's cloud kernel does not have",
+              "install virtiofsd, or on Debian 12 qemu-system-common");
     if (first_number("/proc/sys/vm/overcommit_memory") == 2)
         limit(limits, "memory is never overcommitted: all of a machine's counts from the start",
               "sysctl vm.overcommit_memory=0");
@@ -230,6 +234,8 @@ json_t *info_host(void)
         !access("/dev/kvm", F_OK), "io_uring", has_uring(), "tap", can_open("/dev/net/tun"),
         "vhost_net", can_open("/dev/vhost-net"), "vhost_vsock", can_open("/dev/vhost-vsock"),
         "landlock", landlock_abi(), "cpu_models", model_names());
+    json_object_set_new(info, "virtiofsd",
+                        virtiofsd_path() ? json_string(virtiofsd_path()) : json_null());
     json_object_set_new(info, "kvm", kvm);
     json_object_set_new(info, "processor", processor_part());
     json_object_set_new(info, "huge_pages", huge_pages_part(limits));

@@ -56,7 +56,9 @@ static bool become(const char *user)
 {
     const struct passwd *p = getpwnam(user);
 
-    return p && !setgroups(0, NULL) && !setgid(p->pw_gid) && !setuid(p->pw_uid);
+    /* Dumpable, or /proc/self stays root's and its maps cannot be written. */
+    return p && !setgroups(0, NULL) && !setgid(p->pw_gid) && !setuid(p->pw_uid) &&
+           !prctl(PR_SET_DUMPABLE, 1);
 }
 
 static bool own_namespace(void)

@@ -188,11 +188,13 @@ def lost(kind, folder):
     root = TMP / 'root'
     root.mkdir()
     (root / 'file').write_text('kept')
-    m = guest(kind, LOST, folder, f'{root}:work,type={kind}')
+    m = guest(kind, LOST, folder, f'{root}:work,type={kind}', '--qmp', TMP / 'q')
     name = {'9p': 'hull-9p', 'virtiofs': 'virtiofsd'}[kind]
     m.expect('mount', '0', 'mounts')
     server = children(m.process.pid).get(name)
     ok(server and m.value('waiting'), 'a server runs')
+    status, _, output = run('snapshot', '--qmp', TMP / 'q', TMP / 'saved')
+    ok(status == 1 and 'a machine with --share cannot be saved' in output, f'a snapshot is refused ({output.strip()})')
     status, _, output = run('run', '--kernel', folder / 'vmlinuz', '--share', '/nowhere')
     ok(status == 1 and '/nowhere: No such file' in output, f'a directory that is not there is said so ({output.strip()})')
     os.kill(server, signal.SIGKILL)

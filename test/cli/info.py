@@ -18,7 +18,7 @@ def info(*args):
 def test_host():
     d = json.loads(info('--json'))
     keys = {'version', 'kernel', 'engine', 'reason', 'cpus', 'memory', 'kvm_device', 'io_uring', 'tap', 'vhost_net',
-            'vhost_vsock', 'landlock', 'cpu_models', 'kvm', 'processor', 'huge_pages', 'mitigations', 'limits'}
+            'vhost_vsock', 'virtiofsd', 'landlock', 'cpu_models', 'kvm', 'processor', 'huge_pages', 'mitigations', 'limits'}
     ok(set(d) == keys, f'its keys are those of the man page ({set(d) ^ keys})')
     ok(d['engine'] in ('kvm', 'soft') and d['reason'], f'engine: {d["engine"]}')
     kvm = d['kvm']
