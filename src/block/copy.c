@@ -63,6 +63,7 @@ struct copier {
     uint64_t next_sequence, next_place;
     int raw_fd; /* the target, when threads may write to it as it is; else -1 */
     bool failed;
+    bool placing; /* a place may turn the loop, where the next task's turn must not come yet */
     struct err *err;
 };
 
@@ -376,6 +377,9 @@ static void place(struct task *t)
 /* Tasks whose turn it is, in the disk's order. */
 static void place_ready(struct copier *k)
 {
+    if (k->placing)
+        return;
+    k->placing = true;
     for (bool more = true; more;) {
         more = false;
         for (unsigned i = 0; i < k->tasks; i++) {
@@ -388,6 +392,7 @@ static void place_ready(struct copier *k)
             place(t);
         }
     }
+    k->placing = false;
 }
 
 static void task_done(struct call *call)

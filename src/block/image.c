@@ -25,7 +25,7 @@ bool block_map(struct block *b, uint64_t offset, uint64_t length, struct block_e
     for (; b; b = b->backing, depth++) {
         if (offset >= b->size) { /* a backing file that is shorter reads as zeroes */
             *e = (struct block_extent){.length = length, .zero = true, .node = b};
-            e->depth = depth;
+            e->depth = depth ? depth - 1 : 0; /* as qemu-img says it: the layer that is longer */
             return true;
         }
         if (!b->ops->map)

@@ -202,7 +202,7 @@ static void name_error(const struct convert *v, struct err *err)
     size_t made = strlen(v->made);
     char rest[sizeof err->text];
 
-    if (strncmp(err->text, v->made, made) == 0) {
+    if (made && strncmp(err->text, v->made, made) == 0) {
         snprintf(rest, sizeof rest, "%s", err->text + made);
         snprintf(err->text, sizeof err->text, "%.120s%.130s", user, rest);
     } else if (strncmp(err->text, user, strlen(user)) != 0 &&

@@ -94,9 +94,9 @@ int q_l2_page(struct qcow2 *q, uint64_t table, uint64_t offset, struct q_wait *w
 
 static bool continues(const struct q_map *first, const struct q_map *next, uint64_t length)
 {
-    if (next->kind != first->kind || first->kind == Q_PACKED)
+    if (next->kind != first->kind || first->kind == Q_PACKED || next->allocated != first->allocated)
         return false;
-    return first->kind != Q_DATA ||
+    return !first->allocated ||
            (next->host == first->host + length && next->copied == first->copied);
 }
 

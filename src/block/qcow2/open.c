@@ -404,14 +404,15 @@ static bool qcow2_map(struct block *b, uint64_t offset, struct block_extent *e, 
     if (got < 0)
         return err_set(err, -got, "%s: cannot be read at %llu: %s", b->config.file,
                        (unsigned long long)offset, strerror(-got));
-    *e = (struct block_extent){.length = m.length,
-                               .present = m.kind != Q_NONE,
-                               .zero = m.kind == Q_ZERO || (m.kind == Q_NONE && !b->backing),
-                               .data = m.kind == Q_DATA || m.kind == Q_PACKED,
-                               .compressed = m.kind == Q_PACKED,
-                               .has_offset = m.kind == Q_DATA || (m.kind == Q_ZERO && m.allocated),
-                               .host_offset = m.host,
-                               .node = b};
+    *e =
+        (struct block_extent){.length = m.length,
+                              .present = m.kind != Q_NONE,
+                              .zero = m.kind == Q_ZERO || (m.kind == Q_NONE && !b->backing),
+                              .data = m.kind == Q_DATA || m.kind == Q_PACKED,
+                              .compressed = m.kind == Q_PACKED,
+                              .has_offset = m.kind == Q_DATA || (m.kind != Q_PACKED && m.allocated),
+                              .host_offset = m.host,
+                              .node = b};
     return true;
 }
 
