@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-enum { TASK = 1 << 20, TASKS_MAX = 40 };
+enum { TASK = 256 << 10, TASKS_MAX = 40 };
 
 struct task {
     struct work_job job;

@@ -18,7 +18,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { TASK = 1 << 20, TASKS_MAX = 40, OUT_IOV = 64 };
+enum { TASK = 256 << 10, TASKS_MAX = 40, OUT_IOV = 64 };
 #define ZERO_TASK (1ULL << 30) /* of nothing but zeroes: no data are held */
 
 struct span { /* of a task: all alike */

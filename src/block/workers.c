@@ -7,7 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 
-enum { THREADS_MIN = 2, THREADS_MAX = 16 };
+enum { THREADS_MIN = 4, THREADS_MAX = 16 }; /* four, so that some wait for the disk */
 
 struct workers {
     struct loop *loop;

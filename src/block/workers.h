@@ -14,7 +14,7 @@ struct work_job {
     struct list link;                   /* the pool's */
 };
 
-/* `threads` 0: as many as there are processors, 2 to 16. NULL on error. */
+/* `threads` 0: as many as there are processors, 4 to 16. NULL on error. */
 struct workers *workers_open(struct loop *loop, unsigned threads, struct err *err);
 unsigned workers_threads(const struct workers *p);
 void workers_submit(struct workers *p, struct work_job *job); /* the loop's thread */

@@ -186,7 +186,8 @@ def test_convert():
         ok(code == 0 and out == 'Images are identical.\n', f'hull compares them too {out}{err}')
         if fmt == 'qcow2' and 'data_file' not in str(options):
             same('check of it', 'check', name)
-            same('map of it', 'map', name)
+            if '=metadata' not in str(options): # qemu-img looks for holes below those
+                same('map of it', 'map', name)
             source = name # the next copy is from this one
     for number, (fmt, options) in enumerate(TARGETS[:10]):
         qemu('convert', '-O', fmt, *options, 'src.raw', 'theirs')
