@@ -210,20 +210,22 @@ void soft_clock_set(struct vm *vm, uint64_t tsc)
 }
 
 /* ---- sleeping vCPUs ---- */
-#define WAKE_BITS                                                                                  \
-    (PEND_KICK | PEND_INTR | PEND_NMI | PEND_INIT | PEND_SIPI | PEND_TIMER | PEND_REQUEST)
+#define PARKED_BITS (PEND_KICK | PEND_INIT | PEND_SIPI | PEND_TIMER | PEND_REQUEST)
+#define WAKE_BITS   (PARKED_BITS | PEND_INTR | PEND_NMI)
 
 void soft_sleep(struct vcpu *vcpu)
 {
     struct soft_cpu *cpu = vcpu->priv;
-    uint32_t pending;
+    /* One that waits for SIPI takes no interrupts: those that wait must not keep it awake. */
+    bool parked = cpu->run == VCPU_WAIT_SIPI || cpu->run == VCPU_WAIT_INIT;
+    uint32_t pending, wake = parked ? PARKED_BITS : WAKE_BITS;
 
     if (cpu->det) {
         det_sleep(cpu);
         return;
     }
     atomic_store(&cpu->sleeping, 1);
-    while (!((pending = atomic_load(&cpu->pending)) & WAKE_BITS)) {
+    while (!((pending = atomic_load(&cpu->pending)) & wake)) {
         uint64_t next = UINT64_MAX;
 
         if (take_due(cpu->apic, now_ns(), &next))

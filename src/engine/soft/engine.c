@@ -110,8 +110,10 @@ static void engine_nmi(struct vcpu *vcpu)
 static void engine_get(struct vcpu *vcpu, struct vcpu_state *s)
 {
     struct soft_cpu *cpu = vcpu->priv;
-    bool shadow = cpu->rip == cpu->shadow_rip;
+    bool shadow;
 
+    soft_settle(cpu);
+    shadow = cpu->rip == cpu->shadow_rip;
     *s = *cpu->msr;
     memcpy(s->reg, cpu->reg, sizeof s->reg);
     s->rip = cpu->rip;

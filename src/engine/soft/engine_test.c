@@ -5,7 +5,10 @@
 #include "base/clock.h"
 #include "engine/soft/system.h"
 #include "tap.h"
+#include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #define RAM (2 * MiB)
@@ -323,8 +326,63 @@ static void routing(void)
     machine_close(&m);
 }
 
+/* INIT and SIPI that were sent to a stopped vCPU are in its state. */
+static void in_flight(void)
+{
+    static struct vcpu_state s;
+    struct machine m;
+    struct err err = {0};
+
+    if (!machine_open(&m, 2, &err))
+        return;
+    soft_engine.get(m.vm.cpu[1], &s);
+    ok(s.run == VCPU_WAIT_SIPI, "the second waits for SIPI");
+    send(&m, 1, 0, 0x69a); /* SIPI, vector 0x9a */
+    soft_engine.get(m.vm.cpu[1], &s);
+    ok(s.run == VCPU_RUNNABLE && s.seg[SEG_CS].base == 0x9a000 && s.rip == 0,
+       "SIPI on its way: %u, %llx", s.run, (unsigned long long)s.seg[SEG_CS].base);
+    s.cr2 = 1;
+    ok(soft_engine.set(m.vm.cpu[1], &s, &err), "set %s", err.text);
+    send(&m, 1, 0, 0x500); /* INIT */
+    soft_engine.get(m.vm.cpu[1], &s);
+    ok(s.run == VCPU_WAIT_SIPI && s.cr2 == 0, "INIT on its way");
+    machine_close(&m);
+}
+
+static void *sleeper(void *vcpu)
+{
+    soft_sleep(vcpu);
+    return NULL;
+}
+
+/* An interrupt that waits does not keep a vCPU awake that is not started. */
+static void parked(void)
+{
+    struct machine m;
+    struct err err = {0};
+    struct soft_cpu *cpu;
+    pthread_t t;
+    struct timespec until;
+
+    if (!machine_open(&m, 2, &err))
+        return;
+    cpu = m.vm.cpu[1]->priv;
+    atomic_store(&cpu->pending, PEND_INTR | PEND_NMI);
+    pthread_create(&t, NULL, sleeper, m.vm.cpu[1]);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 100000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    ok(pthread_timedjoin_np(t, NULL, &until) == ETIMEDOUT, "it sleeps on");
+    soft_pend(cpu, PEND_SIPI);
+    ok(pthread_join(t, NULL) == 0, "SIPI wakes it");
+    machine_close(&m);
+}
+
 int main(void)
 {
+    in_flight();
+    parked();
     threads();
     triple_fault();
     round_trip();

@@ -69,6 +69,26 @@ static void start_up(struct soft_cpu *cpu)
     soft_mode_changed(cpu);
 }
 
+/* True: there was an INIT. */
+static bool take_init_sipi(struct soft_cpu *cpu, uint32_t pending)
+{
+    if (pending & PEND_INIT) {
+        clear_pending(cpu, PEND_INIT | PEND_NMI);
+        event_init(cpu);
+    }
+    if (pending & PEND_SIPI) {
+        clear_pending(cpu, PEND_SIPI);
+        if (cpu->run == VCPU_WAIT_SIPI)
+            start_up(cpu);
+    }
+    return pending & PEND_INIT;
+}
+
+void soft_settle(struct soft_cpu *cpu)
+{
+    take_init_sipi(cpu, atomic_load(&cpu->pending));
+}
+
 static uint32_t code_breakpoints(const struct soft_cpu *cpu)
 {
     uint64_t at = cpu->rip + (code64(cpu) ? 0 : cpu->seg[SEG_CS].base);
@@ -211,16 +231,8 @@ enum vcpu_exit soft_events(struct soft_cpu *cpu, bool *leave)
         soft_apic_timer(cpu);
         pending |= atomic_load(&cpu->pending);
     }
-    if (pending & PEND_INIT) {
-        clear_pending(cpu, PEND_INIT | PEND_NMI);
-        event_init(cpu);
+    if (take_init_sipi(cpu, pending))
         shadow = shadow_ss = false;
-    }
-    if (pending & PEND_SIPI) {
-        clear_pending(cpu, PEND_SIPI);
-        if (cpu->run == VCPU_WAIT_SIPI)
-            start_up(cpu);
-    }
     if (cpu->run == VCPU_WAIT_SIPI || cpu->run == VCPU_WAIT_INIT)
         return VCPU_HALT;
     cpu->shadow_sti = cpu->shadow_ss = false;

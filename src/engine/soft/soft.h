@@ -249,6 +249,8 @@ uint64_t soft_sp_mask(const struct soft_cpu *cpu); /* by SS.B and mode */
 
 /* Sets pending bits of any vCPU from any thread, and wakes it if it sleeps. */
 void soft_pend(struct soft_cpu *cpu, uint32_t bits);
+/* While it is stopped: INIT and SIPI that have come since become part of its state. */
+void soft_settle(struct soft_cpu *cpu);
 
 /* ---- engine.c (sys): the soft_engine table, opening and closing, sleep, kick, get and set. It
  * calls what core provides: ---- */
