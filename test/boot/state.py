@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: MIT
 """A Linux guest is saved in the middle of its work, and goes on wherever it is restored.
 
-Usage: state.py work|layers|refuse|clone      (needs HULL_BUILD)"""
+Usage: state.py work|layers|refuse|clone|golden      (needs HULL_BUILD)"""
 import json
 import os
 import shutil
 import signal
 import socket
 import sys
+import tarfile
 import threading
 from machine import * # pylint: disable=unused-wildcard-import,wildcard-import
 
@@ -376,7 +377,27 @@ def test_clone():
     ok(p.wait(20) == 128 + signal.SIGTERM and gone(pids.values()), 'clone: a signal ends them all')
 
 
-CASES = {'work': test_work, 'layers': test_layers, 'refuse': test_refuse, 'clone': test_clone}
+def test_golden():
+    """Snapshots that earlier versions saved stay readable: test/golden/snapshot-VERSION.tar.xz, a guest that prints dots."""
+    for archive in sorted((HERE.parent / 'golden').glob('snapshot-*.tar.xz')):
+        version = archive.name[len('snapshot-'):-len('.tar.xz')]
+        with tarfile.open(archive) as tar:
+            tar.extractall(TMP / 'golden')
+        saved, again, qmp = TMP / 'golden' / version, TMP / f'golden-{version}', TMP / 'golden.qmp'
+        code, out, err = run('snapshot', '--verify', saved)
+        ok(code == 0, f'{version}: whole {(out + err).strip()}')
+        r = restore(version, saved, '--engine', 'soft', '--qmp', qmp)
+        if not ok(r.find(r'\.{20}', 60), f'{version}: goes on'):
+            r.show()
+        save('golden', again, '--stop')
+        r.status(20)
+        r = restore(f'{version}-again', again, '--engine', 'soft')
+        if not ok(r.find(r'\.{20}', 60), f'{version}: saved by this version, goes on again'):
+            r.show()
+        end(r)
+
+
+CASES = {'work': test_work, 'layers': test_layers, 'refuse': test_refuse, 'clone': test_clone, 'golden': test_golden}
 
 for case in sys.argv[1:] or CASES:
     CASES[case]()
