@@ -23,7 +23,8 @@
 #define CONFIG_BYTES_MAX (1 * MiB)
 
 static struct machine machine;
-static struct config config;
+static struct config configs[2]; /* what was read; a clone's own, untouched until then */
+static struct config *config = &configs[0];
 /* A clone's: who wants to hear of it, which one it is, and what it goes on from. */
 static int report_fd = -1;
 static uint32_t clone_number;
@@ -70,7 +71,7 @@ static bool read_config(int argc, char **argv, struct err *err)
         good = err_set(err, EINVAL, "the configuration cannot be read, or is over 1 MiB");
     if (fd >= 0)
         close(fd);
-    good = good && config_read_json(&config, text, len, err) && config_check(&config, err);
+    good = good && config_read_json(config, text, len, err) && config_check(config, err);
     free(text);
     return good;
 }
@@ -122,13 +123,13 @@ static int start(void)
     struct err err = {0};
     int status;
 
-    if (config.user[0] && !sandbox_drop_user(config.user, &err))
+    if (config->user[0] && !sandbox_drop_user(config->user, &err))
         return failed(&err);
     /* Changing the user has undone what hull set: a machine of hull's dies with it. Had it died
      * before this line, the control connection would be at its end. */
-    if (config.user[0] && (config.control_fd || report_fd >= 0))
+    if (config->user[0] && (config->control_fd || report_fd >= 0))
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (!machine_open_saved(&machine, &config, saved, &err))
+    if (!machine_open_saved(&machine, config, saved, &err))
         return failed(&err);
     mallopt(M_MMAP_THRESHOLD, 128 << 10); /* what comes and goes with I/O comes from the heap */
     if (loop_watch(machine.loop, &signals, &err) && machine_start(&machine, &err)) {
@@ -153,17 +154,18 @@ static int serve(void)
 
     /* Copies touch little of what they map: a huge page for a few bytes would be theirs alone. */
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
-    saved = restore_read(config.restore, &err);
-    if (!saved || !machine_prepare(&config, &err))
+    saved = restore_read(config->restore, &err);
+    if (!saved || !machine_prepare(config, &err))
         return failed(&err);
-    status = template_serve(report_fd, &config, &is_clone, &clone_number, &err);
+    status = template_serve(report_fd, &configs[1], &is_clone, &clone_number, &err);
     if (!is_clone)
         return status;
+    config = &configs[1];
     if (status)
         return failed(&err);
     block_signals();
-    if (config.name[0])
-        prctl(PR_SET_NAME, config.name);
+    if (config->name[0])
+        prctl(PR_SET_NAME, config->name);
     return start();
 }
 
@@ -183,8 +185,8 @@ int main(int argc, char **argv)
     if (argc < 5) /* a template has its own, its clones come to this later */
         block_signals();
     if (read_config(argc, argv, &err)) {
-        if (config.name[0])
-            prctl(PR_SET_NAME, config.name);
+        if (config->name[0])
+            prctl(PR_SET_NAME, config->name);
         status = report_fd >= 0 ? serve() : start();
     } else
         log_error("%s", err.text);

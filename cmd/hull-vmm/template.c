@@ -77,7 +77,7 @@ static bool take_config(const struct order *o, struct config *config, struct err
     ssize_t len = text ? pread(o->fd[0], text, CONFIG_TEXT_MAX, 0) : -1;
     unsigned used = 1;
     bool good = len > 0 && len < (ssize_t)CONFIG_TEXT_MAX
-                    ? config_from_json(config, text, (size_t)len, err) && config_check(config, err)
+                    ? config_read_json(config, text, (size_t)len, err) && config_check(config, err)
                     : err_set(err, EINVAL, "a clone's configuration cannot be read");
 
     free(text);

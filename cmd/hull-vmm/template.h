@@ -24,7 +24,7 @@ struct clone_report { /* template, or the clone itself (CLONE_RUNS), to hull */
 };
 
 /* Serves orders until hull closes the socket and all clones have ended. In a clone it returns too:
- * *number is set and `config` is the clone's. */
+ * *number is set and `config`, of zeroes, is the clone's. */
 int template_serve(int socket, struct config *config, bool *is_clone, uint32_t *number,
                    struct err *err);
 void template_report(int socket, uint32_t number, enum clone_event event, int32_t value);
