@@ -5,11 +5,11 @@ _hull()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
 
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run snapshot restore clone image info help --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run snapshot restore clone top image info help --help --version' -- "$cur")
         return
     fi
     case $prev in
-    --engine) mapfile -t COMPREPLY < <(compgen -W 'auto kvm soft soft,jit=off' -- "$cur"); return ;;
+    --engine) mapfile -t COMPREPLY < <(compgen -W 'auto kvm soft soft,jit=off soft,perf=on' -- "$cur"); return ;;
     --cpu) mapfile -t COMPREPLY < <(compgen -W "$(hull info --json 2>/dev/null | sed -n '/"cpu_models"/,/]/s/^    "\(.*\)",*$/\1/p')" -- "$cur"); return ;;
     --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name= tap,vhost=on,name=' -- "$cur"); return ;;
     --vsock) mapfile -t COMPREPLY < <(compgen -W '3,socket=' -- "$cur"); return ;;
@@ -30,6 +30,7 @@ _hull()
         mapfile -t COMPREPLY < <(compgen -W '--count --json --verify --qmp --serial --console --net --name --engine --timeout --user
             --exit-on-panic --no-sandbox --help' -- "$cur") ;;
     snapshot:* | restore:* | clone:*) mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
+    top:*) mapfile -t COMPREPLY < <(compgen -W '--qmp --interval --once --json --help' -- "$cur") ;;
     info:*) mapfile -t COMPREPLY < <(compgen -W '--cpu --json --help' -- "$cur") ;;
     image:-*)
         mapfile -t COMPREPLY < <(compgen -W "$(hull image build --help 2>/dev/null | sed -n 's/^  \(-o,\|   \) \(--[a-z-]*\) .*/\2/p')" \

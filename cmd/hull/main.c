@@ -15,6 +15,7 @@ static const struct verb {
     {"clone", "let copies of a saved machine run", cmd_clone},
     {"image", "build bootable disk images from packages", cmd_image},
     {"disk", "make, show, change and copy disk images", cmd_disk},
+    {"top", "what a running machine's soft engine does", cmd_top},
     {"info", "this host: engines, what limits speed, what is missing", cmd_info},
     {"help", "this text, or help on a verb", cmd_help},
 };
@@ -23,7 +24,7 @@ static const struct verb {
 static const char *const later[] = {
     "create", "start",  "stop",    "kill",    "pause", "resume", "reboot", "list",
     "show",   "edit",   "delete",  "console", "log",   "exec",   "copy",   "stats",
-    "pool",   "volume", "network", "migrate", "host",  "events", "top",    NULL,
+    "pool",   "volume", "network", "migrate", "host",  "events", NULL,
 };
 
 static void print_help(FILE *out)

@@ -236,7 +236,7 @@ static bool read_later(struct config *c, const char *value, struct err *err)
 #define TEXT(member) .field = &(const struct field)FIELD_TEXT(struct config, member)
 static const struct option options[] = {
     {"--name", "NAME", "what the machine is called in lists, logs and its process title", TEXT(name)},
-    {"--engine", "auto|kvm|soft[,jit=off]", "what runs the guest's code; auto measures (default)", TEXT(engine)},
+    {"--engine", "auto|kvm|soft[,jit=off|,perf=on]", "what runs the guest's code; auto measures (default)", TEXT(engine)},
     {"--cpu", "MODEL[,+feature,-feature][,hyperv=on]", "x86-64-v2 (default), x86-64-v3, host, ...: hull info --cpu lists them", TEXT(cpu)},
     {"--cpus", "N", "virtual CPUs (default 1)", .read = read_cpus},
     {"--memory", "SIZE", "guest memory, K, M, G (default 512M); SIZE,hugepages=on: of reserved huge pages",

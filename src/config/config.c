@@ -198,8 +198,8 @@ static bool check_share(const struct config *c, unsigned i, struct err *err)
 
 bool config_check(const struct config *c, struct err *err)
 {
-    static const char *const engines[] = {"auto",        "kvm",          "soft",
-                                          "soft,jit=on", "soft,jit=off", NULL};
+    static const char *const engines[] = {"auto",         "kvm",          "soft", "soft,jit=on",
+                                          "soft,jit=off", "soft,perf=on", NULL};
 
     if (!check_word("--engine", c->engine, engines, err) || !check_disks(c, err) ||
         !check_memory(c->memory, c->hugepages, err) || !check_vsock(c, err))

@@ -60,9 +60,13 @@ bool engine_choose(const char *name, struct engine_choice *choice, struct err *e
             return err_set(err, why.code, "--engine kvm: %.200s; or use --engine soft", why.text);
         choice->ops = &kvm_engine;
         snprintf(choice->reason, sizeof choice->reason, "asked for with --engine kvm");
-    } else if (!strcmp(name, "soft") || !strncmp(name, "soft,jit=", 9)) {
-        if (name[4] && !soft_jit_setup(name + 9, err))
-            return err_wrap(err, "--engine soft,jit=%s", name + 9);
+    } else if (!strcmp(name, "soft") || !strncmp(name, "soft,", 5)) {
+        const char *setting = !strcmp(name, "soft,perf=on")    ? "perf"
+                              : !strncmp(name, "soft,jit=", 9) ? name + 9
+                                                               : "";
+
+        if (!soft_jit_setup(setting, err))
+            return err_wrap(err, "--engine %s", name);
         choice->ops = &soft_engine;
         snprintf(choice->reason, sizeof choice->reason, "asked for with --engine soft");
     } else {

@@ -172,6 +172,7 @@ static const struct qmp_command qmp_commands[] = {
     {"x-hull-snapshot", qmp_snapshot},
     {"x-hull-console-size", console_size},
     {"x-hull-stats", stats},
+    {"x-hull-query-jit", qmp_query_jit},
     {0},
 };
 

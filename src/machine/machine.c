@@ -477,6 +477,7 @@ void machine_close(struct machine *m)
     if (m->loop) { /* devices turn the loop while they close: nothing may be done for the guest now
                     */
         loop_cancel(m->loop, &m->timeout);
+        loop_cancel(m->loop, &m->profile);
         loop_unpost(m->loop, &m->attend);
         loop_unpost(m->loop, &m->timers);
     }

@@ -83,6 +83,9 @@ struct machine {
     _Atomic uint32_t asked; /* ASK_ bits */
     _Atomic uint32_t debug_code;
     struct timer timeout;
+    /* profile_commands.c: asks vCPUs where they are while a client wants to know */
+    struct timer profile;
+    uint64_t profile_until_ns;
     /* virtual.c: deterministic machines */
     struct vcpu *waiting; /* until the loop is quiet */
     struct call quiet, timers;

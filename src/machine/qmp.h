@@ -42,6 +42,9 @@ extern const struct qmp_command qmp_node_commands[];  /* nodes.c */
 extern const struct qmp_command qmp_job_commands[];   /* jobs.c */
 extern const struct qmp_command qmp_block_commands[]; /* block_commands.c */
 
+/* ---- profile_commands.c ---- */
+json_t *qmp_query_jit(struct machine *m, json_t *args, struct err *err);
+
 /* ---- snapshot_commands.c ---- */
 json_t *qmp_snapshot(struct machine *m, json_t *args, struct err *err);
 /* What jobs.c has to add for the job that takes a snapshot. */

@@ -4,6 +4,7 @@
 #include "engine/soft/jit/run.h"
 #include "engine/soft/jump.h"
 #include "engine/soft/operand.h"
+#include "engine/soft/profile.h"
 #include "engine/soft/tlb.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -64,8 +65,10 @@ bool soft_cpu_open(struct soft_cpu *cpu, struct err *err)
         return err_set(err, ENOMEM, "no memory for a vCPU's code cache");
     }
     soft_mode_changed(cpu);
-    if (!cpu->soft->stepper)
+    if (!cpu->soft->stepper) {
+        cpu->profile = calloc(1, sizeof *cpu->profile); /* NULL: none is kept */
         soft_jit_open(cpu);
+    }
     if (cpu->jit)
         soft_jit_set_threshold(cpu, soft_jit_options.threshold);
     return true;
@@ -80,6 +83,8 @@ void soft_cpu_close(struct soft_cpu *cpu)
         munmap(cpu->blocks, sizeof *cpu->blocks);
     if (cpu->tlb)
         munmap(cpu->tlb, sizeof *cpu->tlb);
+    free(cpu->profile);
+    cpu->profile = NULL;
     cpu->blocks = NULL;
     cpu->tlb = NULL;
 }

@@ -57,7 +57,7 @@ static void device_wrote(struct mem_watcher *w, struct mem_region *r, uint64_t o
             unsigned in_page = offset & ~PAGE_MASK;
             size_t n = min_size(len, PAGE_SIZE - in_page);
 
-            soft_code_written(soft, &s->page[offset >> PAGE_SHIFT], in_page, n);
+            soft_code_written(soft, &s->page[offset >> PAGE_SHIFT], in_page, n, CODE_BY_DEVICE);
             offset += n;
             len -= n;
         }
@@ -163,13 +163,15 @@ static void tell_translators(struct vm *vm)
     }
 }
 
-void soft_code_written(struct soft_vm *soft, struct code_page *page, unsigned offset, size_t len)
+void soft_code_written(struct soft_vm *soft, struct code_page *page, unsigned offset, size_t len,
+                       enum code_cause cause)
 {
     if (len == 0 || !(atomic_load(&page->lines) & code_lines(offset, len)))
         return;
     atomic_store(&page->lines, 0);
     atomic_fetch_add(&page->generation, 1);
     atomic_fetch_add_explicit(&soft->invalidations, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&soft->code_written[cause], 1, memory_order_relaxed);
     tell_translators(soft->vm);
 }
 
@@ -183,7 +185,7 @@ static void store_beside_code(struct soft_cpu *cpu, struct soft_ram *ram)
     if (atomic_load(&ram->code->lines) == 0 || ++*count < BESIDE_MAX)
         return;
     *count = 0;
-    soft_code_written(cpu->soft, ram->code, 0, PAGE_SIZE);
+    soft_code_written(cpu->soft, ram->code, 0, PAGE_SIZE, CODE_BESIDE);
 }
 
 void soft_ram_written(struct soft_cpu *cpu, uint64_t phys, unsigned len)
@@ -193,7 +195,7 @@ void soft_ram_written(struct soft_cpu *cpu, uint64_t phys, unsigned len)
     if (!soft_ram_at(cpu->soft, phys, &ram))
         return;
     mark_written(&ram);
-    soft_code_written(cpu->soft, ram.code, phys & ~PAGE_MASK, len);
+    soft_code_written(cpu->soft, ram.code, phys & ~PAGE_MASK, len, CODE_BY_GUEST);
     store_beside_code(cpu, &ram);
 }
 

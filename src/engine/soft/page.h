@@ -29,6 +29,8 @@ struct soft_region { /* beside one struct mem_region */
     uint64_t pages;
 };
 
+enum code_cause { CODE_BY_GUEST, CODE_BY_DEVICE, CODE_BESIDE, CODE_CAUSES };
+
 struct soft_vm {
     struct vm *vm;
     struct soft_region region[MEM_REGIONS_MAX];
@@ -38,8 +40,8 @@ struct soft_vm {
     pthread_mutex_t drop;      /* one vCPU at a time makes others drop write entries */
     _Atomic uint32_t dropping; /* and this is not 0 while it waits for them */
     struct mem_watcher watcher;
-    bool stepper;                   /* step.c's: no clock thread, no JIT */
-    _Atomic uint64_t invalidations; /* counter */
+    bool stepper; /* step.c's: no clock thread, no JIT */
+    _Atomic uint64_t invalidations, code_written[CODE_CAUSES]; /* counters */
 };
 
 struct soft_ram { /* where a physical address lies */
@@ -54,7 +56,8 @@ struct soft_ram { /* where a physical address lies */
 bool soft_ram_at(struct soft_vm *soft, uint64_t phys, struct soft_ram *ram);
 /* After a store of `len` bytes (not crossing a page) to RAM that went around the write TLB. */
 void soft_ram_written(struct soft_cpu *cpu, uint64_t phys, unsigned len);
-void soft_code_written(struct soft_vm *soft, struct code_page *page, unsigned offset, size_t len);
+void soft_code_written(struct soft_vm *soft, struct code_page *page, unsigned offset, size_t len,
+                       enum code_cause cause);
 /* Decoded code will cover these lines: no vCPU holds a write entry when it returns. */
 void soft_code_added(struct soft_cpu *cpu, struct soft_ram *ram, uint32_t lines);
 /* True: this vCPU may install a write entry for the page. */

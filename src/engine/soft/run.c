@@ -8,6 +8,7 @@
 #include "engine/soft/jit/run.h"
 #include "engine/soft/operand.h"
 #include "engine/soft/ops.h"
+#include "engine/soft/profile.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/trace.h"
 #include "engine/soft/vector.h"
@@ -175,6 +176,8 @@ static bool look_up(struct soft_cpu *cpu, enum vcpu_exit *exit)
         soft_serve(cpu);
     if (atomic_load(&cpu->pending) & PEND_CODE)
         soft_jit_serve(cpu);
+    if (atomic_load(&cpu->pending) & PEND_SAMPLE)
+        soft_profile_take(cpu);
     *exit = soft_events(cpu, &leave_run);
     return *exit == VCPU_KICKED && !leave_run;
 }
@@ -246,6 +249,7 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
     cpu->fault = NULL;
     soft_fpu_save(cpu);
     atomic_store(&vcpu->instructions, cpu->instructions);
+    soft_profile_publish(cpu);
     atomic_store(&cpu->running, false);
     return exit;
 }

@@ -73,13 +73,14 @@ enum {
     PEND_NMI = 4,
     PEND_INIT = 8,
     PEND_SIPI = 16,
-    PEND_TIMER = 32,   /* the LAPIC timer's deadline passed */
-    PEND_REQUEST = 64, /* another vCPU asks for a TLB action: cpu->request */
-    PEND_TRAP = 128,   /* #DB trap or single-step after this instruction */
-    PEND_SHADOW = 256, /* interrupt shadow: run one instruction, then look again */
-    PEND_CODE = 512,   /* code changed somewhere: soft_jit_serve */
-    PEND_SYNC = 1024,  /* deterministic: devices were touched, or it is time for something */
-    PEND_TURN = 2048,  /* deterministic: this vCPU's turn */
+    PEND_TIMER = 32,    /* the LAPIC timer's deadline passed */
+    PEND_REQUEST = 64,  /* another vCPU asks for a TLB action: cpu->request */
+    PEND_TRAP = 128,    /* #DB trap or single-step after this instruction */
+    PEND_SHADOW = 256,  /* interrupt shadow: run one instruction, then look again */
+    PEND_CODE = 512,    /* code changed somewhere: soft_jit_serve */
+    PEND_SYNC = 1024,   /* deterministic: devices were touched, or it is time for something */
+    PEND_TURN = 2048,   /* deterministic: this vCPU's turn */
+    PEND_SAMPLE = 4096, /* someone asks where it is: soft_profile_take */
 };
 
 struct uop;         /* uop.h */
@@ -165,6 +166,7 @@ struct soft_cpu {
     struct soft_tlb *tlb;
     struct soft_blocks *blocks;
     struct soft_apic *apic;
+    struct soft_profile *profile; /* profile.h; NULL: none is kept */
     struct soft_vm *soft;
     struct vcpu *vcpu;
     struct vm *vm;

@@ -87,7 +87,7 @@ bool jit_banned(struct jit *j, struct block *b)
 }
 
 /* Not where translation is forced: such pages are to be translated again and again. */
-static void page_dropped(const struct jit *j, struct jit_page *g)
+static void page_dropped(struct jit *j, struct jit_page *g)
 {
     uint64_t now = now_ns();
 
@@ -100,6 +100,7 @@ static void page_dropped(const struct jit *j, struct jit_page *g)
     if (++g->drops >= DROPS_MAX) {
         g->drops = 0;
         g->banned_until_ns = now + SECOND;
+        j->n.banned++;
     }
 }
 
@@ -253,6 +254,7 @@ void jit_kill_in_page(struct jit *j, struct trans *t)
     if (*p)
         *p = t->page_next;
     jit_kill(j, t);
+    j->n.evicted++;
 }
 
 bool jit_attach(struct jit *j, struct block *b)

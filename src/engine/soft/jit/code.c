@@ -7,19 +7,40 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-bool jit_code_open(struct jit *j, size_t size)
+static void map_memfd(size_t size, uint8_t **rw, uint8_t **rx)
 {
     int fd = memfd_create("hull-jit", MFD_CLOEXEC);
-    uint8_t *rw, *rx;
 
     if (fd < 0)
-        return false;
-    rw = rx = MAP_FAILED;
+        return;
     if (ftruncate(fd, (off_t)size) == 0) {
-        rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+        *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        *rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
     }
     close(fd);
+}
+
+/* perf(1) looks into its map only for memory that is no file: here mremap makes the other view. */
+static void map_for_perf(size_t size, uint8_t **rw, uint8_t **rx)
+{
+    *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (*rw == MAP_FAILED)
+        return;
+    *rx = mremap(*rw, 0, size, MREMAP_MAYMOVE);
+    if (*rx != MAP_FAILED && mprotect(*rx, size, PROT_READ | PROT_EXEC) != 0) {
+        munmap(*rx, size);
+        *rx = MAP_FAILED;
+    }
+}
+
+bool jit_code_open(struct jit *j, size_t size)
+{
+    uint8_t *rw = MAP_FAILED, *rx = MAP_FAILED;
+
+    if (j->opt.perf)
+        map_for_perf(size, &rw, &rx);
+    else
+        map_memfd(size, &rw, &rx);
     if (rw != MAP_FAILED && rx != MAP_FAILED) {
         j->rw = rw;
         j->to_exec = rx - rw;

@@ -18,13 +18,13 @@ struct soft_jit_options {
     bool precise;
     bool verify;        /* every translation is decoded again and checked */
     bool count;         /* cpu->instructions counts translated instructions too */
-    bool map;           /* writes /tmp/perf-PID.map for perf(1) */
+    bool perf;          /* writes /tmp/perf-PID.map for perf(1) */
     bool stats;         /* prints the counters to stderr at the end */
     unsigned threshold; /* entries of a block until it is translated; 1: at once (hot-forced) */
 };
 extern struct soft_jit_options soft_jit_options;
 
-/* "on", "off", or a list of those and precise, verify, count, map, force, hot=N. The environment's
+/* "on", "off", or a list of those and precise, verify, count, perf, force, hot=N. The environment's
  * HULL_JIT has the same form and is applied when the first machine opens. */
 bool soft_jit_setup(const char *text, struct err *err);
 
@@ -39,7 +39,9 @@ struct soft_jit_counters {
     uint64_t translated;   /* blocks */
     uint64_t instructions; /* guest instructions in them */
     uint64_t guest_bytes, host_bytes;
-    uint64_t killed;    /* translations dropped because their code changed */
+    uint64_t killed;    /* translations dropped because their code changed, or evicted */
+    uint64_t evicted;   /* because their block has too many, at different addresses */
+    uint64_t banned;    /* pages that changed so often that they are interpreted for a while */
     uint64_t flushes;   /* code cache dropped as a whole */
     uint64_t enters;    /* from C into translated code */
     uint64_t calls;     /* instruction handlers called from translated code */

@@ -135,6 +135,11 @@ bool jit_banned(struct jit *j, struct block *b);
 /* Gives a new block the translations of its code that are there already; true: there are some. */
 bool jit_attach(struct jit *j, struct block *b);
 
+/* map.c: what perf(1) is told */
+void jit_map_open(struct jit *j);
+void jit_map_add(struct jit *j, const uint8_t *from, const uint8_t *to, const char *what,
+                 const struct trans *t);
+
 /* verify.c */
 bool jit_verify(struct jit *j, const uint8_t *from, const uint8_t *to);
 

@@ -36,7 +36,7 @@ static bool set_option(struct soft_jit_options *o, const char *word, size_t len)
     } flag[] = {{"precise", offsetof(struct soft_jit_options, precise)},
                 {"verify", offsetof(struct soft_jit_options, verify)},
                 {"count", offsetof(struct soft_jit_options, count)},
-                {"map", offsetof(struct soft_jit_options, map)},
+                {"perf", offsetof(struct soft_jit_options, perf)},
                 {"stats", offsetof(struct soft_jit_options, stats)}};
 
     if (len == 3 && !memcmp(word, "off", 3)) {
@@ -182,6 +182,7 @@ void soft_jit_open(struct soft_cpu *cpu)
     j->wide = has_avx(cpu);
     j->hot = (struct buf){j->rw, j->rw + COLD_AT};
     j->cold = (struct buf){j->rw + COLD_AT, j->rw + CODE_SIZE};
+    jit_map_open(j);
     jit_make_stubs(j);
     j->hot_start = (size_t)(j->hot.p - j->rw);
     j->cold_start = COLD_AT;

@@ -261,9 +261,12 @@ static void make_end(struct jit *j, struct buf *b)
 
 void jit_make_stubs(struct jit *j)
 {
+    const uint8_t *from = j->hot.p;
+
     make_enter(j, &j->hot);
     make_vec_in(j, &j->hot);
     make_leave(j, &j->hot);
     make_op(j, &j->hot);
     make_end(j, &j->hot);
+    jit_map_add(j, from, j->hot.p, "", NULL);
 }

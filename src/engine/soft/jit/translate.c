@@ -188,6 +188,8 @@ struct trans *jit_translate(struct jit *j, struct block *b, uint64_t rip)
     j->n.instructions += b->insns;
     j->n.guest_bytes += b->bytes;
     j->n.host_bytes += (uint64_t)(j->hot.p - hot) + (uint64_t)(j->cold.p - cold);
+    jit_map_add(j, hot, j->hot.p, "", n);
+    jit_map_add(j, cold, j->cold.p, " slow", n);
     if (j->opt.verify && (!jit_verify(j, hot, j->hot.p) || !jit_verify(j, cold, j->cold.p))) {
         j->n.rejected++;
         return NULL;
