@@ -205,6 +205,15 @@ void tr_address(struct tr *t, struct place p)
         e_mem(t->hot, 1, 0x8d, T1, T1, T0, 0, 0);
 }
 
+/* A single vCPU shares no word that it changes by LOCK with anyone: devices are asked for work by
+ * plain stores and answer in words of their own, and one instruction is never torn by an interrupt.
+ * What is left of LOCK is the fence. Drivers need that one, between their store and their look at
+ * what the device stored; they write it as MFENCE, as XCHG, or as LOCK on the stack. Those stay. */
+bool tr_locked(const struct tr *t, const struct insn *in)
+{
+    return (in->prefix & X86_P_LOCK) && (t->j->cpu->vm->cpu_count > 1 || in->base == 4);
+}
+
 /* ---- handlers ---- */
 
 static void call_handler(struct tr *t, struct buf *b)

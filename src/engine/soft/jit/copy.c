@@ -185,6 +185,8 @@ static bool copy_memory(struct tr *t)
         return false;
     in.adsize = 8;
     in.prefix &= (uint8_t) ~(X86_P_67 | X86_P_SEG);
+    if (!tr_locked(t, tr_insn(t)))
+        in.prefix &= (uint8_t)~X86_P_LOCK;
     x86_set_mem(&in, T1, T0, 0, 0);
     if (x86_encode(&in, X86_MODE_64, bytes) == 0)
         return false;

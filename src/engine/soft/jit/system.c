@@ -199,7 +199,7 @@ static bool bit_test(struct tr *t)
     e1(b, size * 8 - 1);
     if (tr_flags_through(t))
         tr_flags_load(t);
-    if (in->prefix & X86_P_LOCK)
+    if (tr_locked(t, in))
         e1(b, 0xf0);
     e_mem(b, w, 0x100 | in->opcode, T1, T0, 0xff, 0, 0);
     tr_flags_written(t);

@@ -79,6 +79,8 @@ void tr_slow(struct tr *t);
 void tr_handler(struct tr *t, bool ends);
 /* T1 := host address. */
 void tr_address(struct tr *t, struct place p);
+/* The instruction has LOCK, and the copy needs it. */
+bool tr_locked(const struct tr *t, const struct insn *in);
 
 /* vec.c */
 /* The instruction is a vector one that the host may run on its own registers. */
