@@ -8,16 +8,18 @@ fi
 if grep -q l2=share /proc/cmdline; then
     mkdir /s
     mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 work /s && cd /s || return
+    echo "l2: begin $(cat /proc/uptime)"
     echo "l2: in $(sha256sum <in)"
     cp in out2
     echo "l2: out $(sha256sum <out2)"
     mkdir many
     for half in 0 1; do
-        (i=$half; while [ $i -lt 400 ]; do echo $i >many/$i; i=$((i + 2)); done) &
+        (i=$half; while [ $i -lt 100 ]; do echo $i >many/$i; i=$((i + 2)); done) &
     done
     wait
     echo "l2: files $(ls many | wc -l) $(cat many/* | sort -n | sha256sum)"
     echo "l2: outside $(cat out 2>&1 | grep -c secret$)"
+    echo "l2: finished $(cat /proc/uptime)"
     cd / && umount /s && echo "l2: end"
     return
 fi
