@@ -5,7 +5,7 @@ _hull()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
 
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run snapshot restore clone top image info help --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run snapshot restore clone top image disk info help --help --version' -- "$cur")
         return
     fi
     case $prev in
@@ -31,6 +31,15 @@ _hull()
             --exit-on-panic --no-sandbox --help' -- "$cur") ;;
     snapshot:* | restore:* | clone:*) mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
     top:*) mapfile -t COMPREPLY < <(compgen -W '--qmp --interval --once --json --help' -- "$cur") ;;
+    disk:-*)
+        mapfile -t COMPREPLY < <(compgen -W "$(hull disk "${COMP_WORDS[2]}" --help 2>/dev/null | sed -n 's/^  \(-., \|\)\(--[a-z-]*\).*/\2/p')" \
+            -- "$cur") ;;
+    disk:*)
+        if [ "$COMP_CWORD" -eq 2 ]; then
+            mapfile -t COMPREPLY < <(compgen -W "$(hull disk --help 2>/dev/null | sed -n 's/^  \([a-z]*\)  .*/\1/p')" -- "$cur")
+        else
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+        fi ;;
     info:*) mapfile -t COMPREPLY < <(compgen -W '--cpu --json --help' -- "$cur") ;;
     image:-*)
         mapfile -t COMPREPLY < <(compgen -W "$(hull image build --help 2>/dev/null | sed -n 's/^  \(-o,\|   \) \(--[a-z-]*\) .*/\2/p')" \
