@@ -7,7 +7,10 @@
 #include "loop/uring.h"
 #include <sys/epoll.h>
 
-struct pool; /* threads.c */
+struct pool; /* The request is done; with in_order, perhaps later. */
+void file_done(struct loop *l, struct file_req *req);
+
+/* threads.c */
 struct ring; /* uring.c */
 
 #define BATCH_MAX 32
@@ -34,6 +37,8 @@ struct loop {
     /* file requests */
     struct list queued; /* not yet with the kernel or the pool */
     unsigned in_flight; /* with the kernel or the pool */
+    bool in_order;      /* done() comes in the order of submission */
+    struct list order;  /* then: requests whose done() is still to come */
     struct ring *ring;  /* one of these two */
     struct pool *pool;
 };

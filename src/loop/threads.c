@@ -107,8 +107,7 @@ void pool_reap(struct pool *p)
     struct file_req *req;
 
     for (unsigned n = p->loop->in_flight; n > 0 && (req = pool_finished(p)) != NULL; n--) {
-        p->loop->in_flight--;
-        req->done(req, req->result);
+        file_done(p->loop, req);
     }
 }
 

@@ -32,8 +32,35 @@ bool loop_has_uring(struct loop *l)
     return l->ring != NULL;
 }
 
+void loop_in_order(struct loop *l)
+{
+    list_init(&l->order);
+    l->in_order = true;
+}
+
+void file_done(struct loop *l, struct file_req *req)
+{
+    if (!l->in_order) {
+        l->in_flight--;
+        req->done(req, req->result);
+        return;
+    }
+    req->finished = true;
+    while (!list_empty(&l->order)) {
+        req = container_of(l->order.next, struct file_req, order);
+        if (!req->finished)
+            return;
+        list_remove(&req->order);
+        l->in_flight--;
+        req->done(req, req->result);
+    }
+}
+
 void file_submit(struct loop *l, struct file_req *req)
 {
+    req->finished = false;
+    if (l->in_order)
+        list_add(&l->order, &req->order);
     list_add(&l->queued, &req->link);
 }
 
@@ -52,8 +79,7 @@ static void ring_reap(struct loop *l)
 
         req->result = cqe->res;
         io_uring_cqe_seen(uring, cqe); /* before done(), which may take a nested turn */
-        l->in_flight--;
-        req->done(req, req->result);
+        file_done(l, req);
     }
 }
 

@@ -21,13 +21,17 @@ struct file_req { /* the submitter's memory, lent until done() */
     int iov_count;
     void (*done)(struct file_req *req,
                  int result); /* bytes or -errno; from the loop, never inside submit */
-    struct list link;         /* the loop's */
+    struct list link, order;  /* the loop's */
     int result;
+    bool finished; /* result is there; the loop's */
 };
 
 /* Never fails: errors arrive in done(). Short reads and writes are passed on as they are. Requests
  * submitted in one turn go to the kernel together at its end. */
 void file_submit(struct loop *l, struct file_req *req);
+/* From now on done() comes in the order in which requests were submitted, whatever the host
+ * finishes first: for machines that are to run the same every time. Nothing may be under way. */
+void loop_in_order(struct loop *l);
 /* True if the loop has io_uring; false: the thread pool. For `hull info` and logs. */
 bool loop_has_uring(struct loop *l);
 /* Call before loop_open to refuse io_uring (tests, --disk ...,aio=threads). */

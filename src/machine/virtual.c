@@ -2,6 +2,7 @@
 /* --deterministic: the board keeps the engine's virtual time, and a vCPU goes on only when the loop
  * has done what devices asked of it. doc/deterministic.md. */
 #include "dev/timer.h"
+#include "loop/uring.h"
 #include "machine/machine.h"
 
 bool machine_vm_quiet(struct vm *vm)
@@ -45,6 +46,7 @@ void machine_virtual(struct machine *m)
 {
     m->quiet.run = now_quiet;
     m->timers.run = fire_timers;
+    loop_in_order(m->loop);
     m->vm.deterministic = true;
     m->vm.random_seed = m->config.random_seed ? m->config.random_seed : 1;
     m->model.tsc_khz = 1000000; /* an instruction is a nanosecond and a tick */
