@@ -6,8 +6,8 @@
 #include <stdlib.h>
 
 static const struct disk_verb *const verbs[] = {
-    &disk_create,  &disk_info, &disk_convert, &disk_check,
-    &disk_compare, &disk_map,  &disk_measure, &disk_resize,
+    &disk_create,  &disk_info,   &disk_convert, &disk_check,  &disk_compare,  &disk_map,
+    &disk_measure, &disk_resize, &disk_rebase,  &disk_commit, &disk_snapshot, &disk_bitmap,
 };
 
 static void print_help(FILE *out)

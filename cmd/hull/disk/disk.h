@@ -58,8 +58,8 @@ struct disk_verb {
     int (*run)(struct disk_args *a);
 };
 
-extern const struct disk_verb disk_check, disk_compare, disk_convert, disk_create, disk_info,
-    disk_map, disk_measure, disk_resize;
+extern const struct disk_verb disk_bitmap, disk_check, disk_commit, disk_compare, disk_convert,
+    disk_create, disk_info, disk_map, disk_measure, disk_rebase, disk_resize, disk_snapshot;
 
 /* ---- options ---- */
 
@@ -96,6 +96,7 @@ bool disk_stopped(void);
 int disk_stopped_status(void); /* 130 for Ctrl-C, as shells have it */
 
 /* "Snapshot list:" and a line for each, as qemu-img has it (info.c). */
+json_t *disk_snapshots_json(const struct block_snapshot *s, unsigned count);
 void disk_print_snapshots(const struct block_snapshot *s, unsigned count);
 
 /* ---- progress (progress.c): a bar on a terminal, JSON lines, or qemu-img's -p ---- */

@@ -27,7 +27,7 @@ static void add_number(json_t *j, const char *key, uint64_t value)
     json_object_set_new(j, key, json_integer((json_int_t)value));
 }
 
-static json_t *snapshots_json(const struct block_snapshot *s, unsigned count)
+json_t *disk_snapshots_json(const struct block_snapshot *s, unsigned count)
 {
     json_t *list = json_array();
 
@@ -90,7 +90,7 @@ static json_t *image_json(const struct block_info *i, const char *full,
             add_text(j, "backing-filename-format", i->backing_format);
     }
     if (count)
-        json_object_set_new(j, "snapshots", snapshots_json(s, count));
+        json_object_set_new(j, "snapshots", disk_snapshots_json(s, count));
     if (i->version)
         json_object_set_new(j, "format-specific", qcow2_json(i));
     return j;
