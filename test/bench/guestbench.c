@@ -5,6 +5,7 @@
  *   guestbench disk DEVICE         random 4 KiB reads on 8 threads, then sequential 1 MiB reads
  *   guestbench image DEVICE NAME   the same, and the same of writes
  *   guestbench net ADDRESS PORT    TCP to the host's sink, then from its source (port + 1)
+ *   guestbench sink|source PORT    the other end, where nothing else is at hand; until it is killed
  *
  * Prints "bench NAME VALUE UNIT" lines. */
 #include <arpa/inet.h>
@@ -19,6 +20,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <linux/fs.h>
+#include <linux/sockios.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -242,6 +244,16 @@ static int dial(const char *address, int port)
     return fd;
 }
 
+/* What a slow peer has not acknowledged yet is not sent, and would slow what is measured next. */
+static void drain(int fd)
+{
+    double limit = now() + 20;
+    int left = 0;
+
+    while (fd >= 0 && !ioctl(fd, SIOCOUTQ, &left) && left && now() < limit)
+        usleep(1000);
+}
+
 static void bench_net(const char *address, int port)
 {
     static char buffer[1 << 17];
@@ -252,6 +264,7 @@ static void bench_net(const char *address, int port)
 
     while (fd >= 0 && now() < begin + SECONDS && (n = write(fd, buffer, sizeof buffer)) > 0)
         bytes += (uint64_t)n;
+    drain(fd);
     report("net_tcp_out", (double)bytes * 8 / (now() - begin) / 1e6, "Mbit/s");
     close(fd);
     fd = dial(address, port + 1);
@@ -261,6 +274,26 @@ static void bench_net(const char *address, int port)
         bytes += (uint64_t)n;
     report("net_tcp_in", (double)bytes * 8 / (now() - begin) / 1e6, "Mbit/s");
     close(fd);
+}
+
+/* One connection after the other: swallows what comes, or pours until the other end has enough. */
+static void serve(int port, int pours)
+{
+    static char buffer[1 << 17];
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int on = 1, fd, server = socket(AF_INET, SOCK_STREAM, 0);
+
+    setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(server, (struct sockaddr *)&at, sizeof at) || listen(server, 1)) {
+        printf("bench error serve %d: %s\n", port, strerror(errno));
+        return;
+    }
+    while ((fd = accept(server, NULL, NULL)) >= 0) {
+        while ((pours ? send(fd, buffer, sizeof buffer, MSG_NOSIGNAL)
+                      : read(fd, buffer, sizeof buffer)) > 0)
+            ;
+        close(fd);
+    }
 }
 
 int main(int argc, char **argv)
@@ -273,6 +306,8 @@ int main(int argc, char **argv)
         bench_disk(argv[2], argv[3], true);
     else if (argc == 4 && !strcmp(argv[1], "net"))
         bench_net(argv[2], atoi(argv[3]));
+    else if (argc == 3 && (!strcmp(argv[1], "sink") || !strcmp(argv[1], "source")))
+        serve(atoi(argv[2]), !strcmp(argv[1], "source"));
     else
         return 2;
     return 0;

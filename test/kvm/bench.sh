@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # The benchmark's part in the outer machine: hull and Debian's QEMU take turns. Writes "sample NAME VMM VALUE UNIT"
-# lines to RESULT; test/kvm/bench makes medians of them. Usage: bench.sh SHARE RESULT RUNS
-share=$1 runs=$3
+# lines to RESULT; test/kvm/bench makes medians of them. Usage: bench.sh SHARE RESULT RUNS ONLY
+share=$1 runs=$3 only=$4
 tmp=$(mktemp -d) || exit 1
 exec 9>"$2"
 mount -t debugfs debug /sys/kernel/debug 2>/dev/null
@@ -27,6 +27,13 @@ exits() { # VMM
     for kind in exits io_exits mmio_exits halt_exits irq_exits irq_window_exits request_irq_exits insn_emulation hypercalls \
         irq_injections signal_exits nmi_injections; do
         [ ! -e "$stats/$kind" ] || say "boot_$kind" "$1" "$(cat "$stats/$kind")" exits
+    done
+}
+
+processor() { # VMM: ticks of 10 ms that its process spent in itself, not in the guest
+    for pid in $(pidof hull-vmm qemu-system-x86_64); do
+        say boot_vmm_user "$1" "$(awk '{ print ($14 - $43) * 10 }' "/proc/$pid/stat")" ms
+        say boot_vmm_kernel "$1" "$(awk '{ print $15 * 10 }' "/proc/$pid/stat")" ms
     done
 }
 
@@ -64,6 +71,7 @@ boot() { # VMM
             say boot_init "$1" "$(seconds "$begin" "$(now)")" s
             exits "$1"
             memory "$1"
+            processor "$1"
             ;;
         esac
     done
@@ -83,34 +91,44 @@ start() { # VMM: ten times from exec to the exit that the first instructions ask
     say start "$1" "$(($(now) - begin))" ms # tenths of ten
 }
 
-work() { # VMM: guestbench on a disk and the user network
-    (nc -l -p 7000 >/dev/null) &
-    sink=$!
-    (nc -l -p 7001 </dev/zero >/dev/null) &
-    source=$!
-    initrd=$share/work.cpio
+disk() { # VMM: guestbench on a disk
     case $1 in
-    hull) set -- hull --disk "$tmp/disk,format=raw" --net user ;;
-    *) set -- "$1" -drive "file=$tmp/disk,if=none,id=d,format=raw,aio=io_uring" -device virtio-blk-pci,drive=d \
-        -netdev user,id=n -device virtio-net-pci,netdev=n,romfile= ;;
+    hull) work hull --disk "$tmp/disk,format=raw" ;;
+    *) work "$1" -drive "file=$tmp/disk,if=none,id=d,format=raw,aio=io_uring" -device virtio-blk-pci,drive=d ;;
     esac
-    (vmm "$@") 2>"$tmp/err" </dev/null | tr -d '\r' | while read -r word name value unit; do
-        [ "$word" != bench ] || say "$name" "$1" "$value" "$unit"
-    done
-    sed "s/^/ # $1: /" "$tmp/err" >&9
+}
+
+net() { # VMM: guestbench on the user network
+    guestbench sink 7000 &
+    sink=$!
+    guestbench source 7001 &
+    source=$!
+    case $1 in
+    hull) work hull --net user ;;
+    *) work "$1" -netdev user,id=n -device virtio-net-pci,netdev=n,romfile= ;;
+    esac
     kill $sink $source 2>/dev/null
+}
+
+work() { # VMM OPTIONS
+    which=$1
+    initrd=$share/work.cpio
+    (vmm "$@") 2>"$tmp/err" </dev/null | tr -d '\r' | while read -r word name value unit; do
+        [ "$word" != bench ] || say "$name" "$which" "$value" "$unit"
+    done
+    sed "s/^/ # $which: /" "$tmp/err" >&9
     initrd=$share/boot.cpio
 }
 
 kernel=$share/vmlinuz initrd=$share/boot.cpio
 dd if=/dev/urandom of="$tmp/disk" bs=1M count=64 2>/dev/null
 while [ "$runs" -gt 0 ]; do
-    for machine in hull qemu_microvm qemu_q35 qemu_qboot; do
-        boot $machine
-    done
-    for machine in hull qemu_q35; do
-        start $machine
-        work $machine
+    for part in $(echo "$only" | tr , ' '); do
+        machines='hull qemu_q35'
+        [ "$part" != boot ] || machines='hull qemu_microvm qemu_q35 qemu_qboot'
+        for machine in $machines; do
+            "$part" "$machine"
+        done
     done
     runs=$((runs - 1))
 done
