@@ -5,7 +5,8 @@ every way for a machine to end.
 
 The image is built once into HULL_BUILD (minutes). HULL_DEBIAN_IMAGE and HULL_DEBIAN_KEY name another with the same
 packages, which is not written to: every machine runs on a copy.
-Usage: debian.py [boot] [work] [share] [end]    without arguments: all of them"""
+Usage: debian.py [boot] [work] [share] [end]    without arguments: all of them
+       debian.py image                          only builds the image, and prints where it and the key are"""
 import contextlib
 import fcntl
 import hashlib
@@ -408,6 +409,9 @@ def test_end(source, key):
 
 def main():
     found = image()
+    if sys.argv[1:] == ['image']:
+        print(*found or (), sep='\n')
+        sys.exit(not found)
     if not ok(found, 'hull image build makes a Debian disk'):
         done()
     for name in sys.argv[1:] or ('boot', 'work', 'share', 'end'):

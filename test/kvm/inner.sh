@@ -8,7 +8,7 @@
 #   @end NAME STATUS BEGIN END uptimes in seconds
 #   @finished
 #
-# Usage: inner.sh SHARE RESULT SUITE     SUITE: short (in the gate), all, or vhost, state or share alone
+# Usage: inner.sh SHARE RESULT SUITE     SUITE: short (in the gate), all, or vhost, state, share, fault, life or debian alone
 share=$1 suite=$3
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
@@ -43,21 +43,28 @@ if [ ! -e /dev/kvm ]; then
     exit 1
 fi
 try info 60 hull info
-if [ "$suite" = vhost ]; then
-    try vhost 240 sh "$share/vhost.sh" "$share" "$tmp"
+one() { # CASE: those that are scripts of their own
+    case $1 in
+    vhost) [ ! -e /dev/vhost-net ] || [ ! -e "$share/bin/vsock-cat" ] || try vhost 260 sh "$share/vhost.sh" "$share" "$tmp" ;;
+    share) try share 300 sh "$share/share.sh" "$share" "$tmp" ;;
+    state) try state 600 sh "$share/state.sh" "$share" "$tmp" ;;
+    fault) try fault 300 sh "$share/fault.sh" "$share" "$tmp" ;;
+    life) [ -z "$HULL_OUTER" ] || try life 1200 sh "$share/life.sh" "$share" 200 ;; # counts all processes of the host
+    debian)
+        disk=$share/debian.img
+        [ -e "$disk" ] || disk=/dev/vda
+        [ ! -e "$share/debian.boot" ] || try debian 2400 sh "$share/debian.sh" "$share" "$tmp" "$disk"
+        ;;
+    esac
+}
+
+case $suite in
+vhost | state | share | fault | life | debian)
+    one "$suite"
     echo "@finished" >&9
     exit 0
-fi
-if [ "$suite" = state ]; then
-    try state 600 sh "$share/state.sh" "$share" "$tmp"
-    echo "@finished" >&9
-    exit 0
-fi
-if [ "$suite" = share ]; then
-    try share 300 sh "$share/share.sh" "$share" "$tmp"
-    echo "@finished" >&9
-    exit 0
-fi
+    ;;
+esac
 while read -r name; do
     try "unit-$name" 120 "$name"
 done <"$share/units/list"
@@ -91,16 +98,21 @@ if [ "$suite" = all ]; then
     cpu=
     boot cloud-4-reboot cloud l2.reboot --cpus 4 --net user
     boot generic-1 generic "" --cpus 1 --net user
+    boot generic-4 generic "" --cpus 4 --net user
 fi
-[ "$suite" != all ] || try share 300 sh "$share/share.sh" "$share" "$tmp"
-[ "$suite" != all ] || try state 600 sh "$share/state.sh" "$share" "$tmp"
-[ "$suite" != all ] || [ ! -e /dev/vhost-net ] || [ ! -e "$share/bin/vsock-cat" ] || try vhost 240 sh "$share/vhost.sh" "$share" "$tmp"
-if [ "$suite" = all ] && [ "$HULL_OUTER" ]; then # what touches the host beyond its machine
-    tunctl -t hull0 >/dev/null
-    ip addr add 10.9.0.1/24 dev hull0
-    ip link set hull0 up
-    boot cloud-1-tap cloud l2.tap --cpus 1 --net tap,name=hull0
-    boot cloud-2-vhost cloud l2.tap --cpus 2 --net tap,name=hull0,vhost=on
-    try life 900 sh "$share/life.sh" "$share" 200
+if [ "$suite" = all ]; then
+    one share
+    one state
+    one vhost
+    if [ "$HULL_OUTER" ]; then # what touches the host beyond its machine
+        tunctl -t hull0 >/dev/null
+        ip addr add 10.9.0.1/24 dev hull0
+        ip link set hull0 up
+        boot cloud-1-tap cloud l2.tap --cpus 1 --net tap,name=hull0
+        boot cloud-2-vhost cloud l2.tap --cpus 2 --net tap,name=hull0,vhost=on
+    fi
+    one debian
+    one life
+    one fault
 fi
 echo "@finished" >&9

@@ -6,8 +6,14 @@ transport=$(grep virtio_transport.ko /modules/order)
 for round in 1 2; do
     ip addr add 10.9.0.2/24 dev eth0
     ip link set eth0 up
-    until nc 10.9.0.1 700$round </tmp/data >/tmp/net 2>/dev/null; do usleep 200000; done
+    until ping -c 1 -W 1 10.9.0.1 >/dev/null 2>&1; do usleep 200000; done
+    echo "l2: queues $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)"
+    echo "l2: round $round starts"
+    until taskset 1 nc 10.9.0.1 700$round </tmp/data >/tmp/net 2>/dev/null; do usleep 200000; done & # each by its CPU's queue
+    until taskset 2 nc 10.9.0.1 800$round </tmp/data >/tmp/net2 2>/dev/null; do usleep 200000; done
+    wait
     echo "l2: round $round net $(sha256sum </tmp/net)"
+    echo "l2: round $round net2 $(sha256sum </tmp/net2)"
     vsock-cat listen 500$round </tmp/data >/tmp/in
     echo "l2: round $round in $(sha256sum </tmp/in)"
     vsock-cat connect 900$round </tmp/data >/tmp/out

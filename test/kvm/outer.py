@@ -12,7 +12,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / 'test/boot'))
 import initramfs  # pylint: disable=wrong-import-position
 
-MODULES = ('virtio_pci', 'virtio_console', 'virtio_blk', 'kvm', 'kvm_amd', 'tun', 'vhost_net', 'vhost_vsock')
+MODULES = ('virtio_pci', 'virtio_console', 'virtio_blk', 'kvm', 'kvm_amd', 'tun', 'vhost_net', 'vhost_vsock', 'msr')
 START_LIMIT = 150  # seconds until the first result; 4 on an idle host
 SLACK = 60  # seconds that a case may take beyond its own limit
 
