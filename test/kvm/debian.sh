@@ -14,7 +14,9 @@ MIB=1048576
 
 ok() { # STATUS NAME
     count=$((count + 1))
-    if [ "$1" -eq 0 ]; then echo "ok $count - $name: $2"; else echo "not ok $count - $name: $2"; fi
+    if [ "$1" -eq 0 ]; then line="ok $count - $name: $2"; else line="not ok $count - $name: $2"; fi
+    echo "$line"
+    [ -z "$HULL_OUTER" ] || echo "$line" >/dev/kmsg # the outer machine's console shows how far it is
 }
 
 show() {
