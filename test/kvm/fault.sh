@@ -58,11 +58,13 @@ faulty version both "an older API" "too old: its version is 11, not 12"
 faulty no-split both "no split irqchip" "no split irqchip: the kernel is too old (5.14 or later works)"
 faulty old both "before 5.14" "the kernel is too old (5.14 or later works)"
 faulty busy both "busy" "another hypervisor holds the processor's virtualization: end it"
-memory=4G # in two parts, around the hole below 4 GiB
-faulty slots machine kvm
-memory=
-says 1 "this host's KVM has 1 memory slots, the machine needs"
-ok $? "memory slots: status $status, $(head -n 1 "$tmp/out")"
+if [ "$(awk '/^MemTotal/ { print $2 }' /proc/meminfo)" -gt 4500000 ]; then
+    memory=4G # in two parts, around the hole below 4 GiB
+    faulty slots machine kvm
+    memory=
+    says 1 "this host's KVM has 1 memory slots, the machine needs"
+    ok $? "memory slots: status $status, $(head -n 1 "$tmp/out")"
+fi
 faulty vcpu machine kvm
 [ $status -eq 1 ] && grep -q "Cannot allocate memory" "$tmp/out"
 ok $? "no vCPU: status $status, $(head -n 1 "$tmp/out")"
