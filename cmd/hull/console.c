@@ -310,7 +310,9 @@ bool console_run(int console, int control, pid_t child, int *status, int *signal
     fcntl(r.child_fd, F_SETFD, FD_CLOEXEC);
     if (console >= 0)
         make_terminal_raw();
-    command(&r, "qmp_capabilities");
+    /* One that has ended at once takes it no more; it has said why. */
+    if (control >= 0)
+        dprintf(control, "{\"execute\": \"qmp_capabilities\"}\n");
     tell_size(&r);
     relay_until_end(&r);
     restore_terminal();

@@ -45,7 +45,7 @@ fi
 try info 60 hull info
 one() { # CASE: those that are scripts of their own
     case $1 in
-    vhost) [ ! -e /dev/vhost-net ] || [ ! -e "$share/bin/vsock-cat" ] || try vhost 260 sh "$share/vhost.sh" "$share" "$tmp" ;;
+    vhost) [ ! -e /dev/vhost-net ] || [ ! -e "$share/bin/vsock-cat" ] || try vhost 460 sh "$share/vhost.sh" "$share" "$tmp" ;;
     share) try share 300 sh "$share/share.sh" "$share" "$tmp" ;;
     state) try state 600 sh "$share/state.sh" "$share" "$tmp" ;;
     fault) try fault 300 sh "$share/fault.sh" "$share" "$tmp" ;;

@@ -8,7 +8,7 @@ for round in 1 2; do
     ip link set eth0 up
     until ping -c 1 -W 1 10.9.0.1 >/dev/null 2>&1; do usleep 200000; done
     echo "l2: queues $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)"
-    echo "l2: round $round starts"
+    echo "l2: round $round starts, up $(cut -d " " -f 1 /proc/uptime) s"
     until taskset 1 nc 10.9.0.1 700$round </tmp/data >/tmp/net 2>/dev/null; do usleep 200000; done & # each by its CPU's queue
     until taskset 2 nc 10.9.0.1 800$round </tmp/data >/tmp/net2 2>/dev/null; do usleep 200000; done
     wait
@@ -26,4 +26,4 @@ for round in 1 2; do
     insmod /modules/$transport
 done
 grep virtio /proc/interrupts | sed 's/^/l2: /'
-echo "l2: end"
+echo "l2: end, up $(cut -d " " -f 1 /proc/uptime) s"

@@ -8,7 +8,7 @@ share=$1 tmp=$2
 dd if=/dev/urandom of="$tmp/data" bs=64k count=64 2>/dev/null
 echo "l1: data $(sha256sum <"$tmp/data")"
 hull run --engine kvm --kernel "$share/cloud" --initrd "$share/cloud.cpio.gz" --cpu x86-64-v2,-xsave --memory 256M \
-    --cpus 2 --append "console=ttyS0 quiet panic=-1 l2=vhost" --timeout 200 --net tap,name=hull0,vhost=on,queues=2 --vsock 42 \
+    --cpus 2 --append "console=ttyS0 quiet panic=-1 l2=vhost" --timeout 400 --net tap,name=hull0,vhost=on,queues=2 --vsock 42 \
     --qmp "$tmp/q" >"$tmp/vhost" 2>&1 &
 hull=$!
 wait_for() { # in the machine's log
