@@ -486,6 +486,7 @@ struct drive *drive_open(struct block *image, const char *id, struct err *err)
     d->block.in_flight = 0;
     d->block.finish = (struct call){.run = image->finish.run};
     list_init(&d->block.ready);
+    list_init(&d->block.bitmaps);
     snprintf(d->id, sizeof d->id, "%s", id);
     d->on_write_error = DRIVE_ENOSPC;
     d->kick.run = kicked;
