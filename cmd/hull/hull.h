@@ -26,7 +26,7 @@ int usage_error(const char *verb, const struct err *err);
 
 /* ---- run.c ---- */
 /* Starts a machine with its networks, joins it to the terminal, waits for its end: exit status. */
-int run_machine(const struct config *config);
+int run_machine(struct config *config);
 
 /* ---- programs.c ---- */
 /* Full path of a program that belongs to hull ("hull-vmm"): beside this one, in libexec or in the

@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 struct run {
-    struct config config;
+    struct config *config;
     pid_t helper[CONFIG_NETS + CONFIG_SHARES];
     int keep[CONFIG_NETS + 2 * CONFIG_SHARES + 8],
         keep_count;       /* descriptors that hull-vmm inherits */
@@ -138,8 +138,8 @@ static void keep(struct run *r, int fd)
 
 static bool start_networks(struct run *r, struct err *err)
 {
-    for (unsigned i = 0; i < r->config.net_count; i++) {
-        struct config_net *n = &r->config.net[i];
+    for (unsigned i = 0; i < r->config->net_count; i++) {
+        struct config_net *n = &r->config->net[i];
         int fd;
 
         if (strncmp(n->text, "user", 4) || (n->text[4] && n->text[4] != ','))
@@ -154,15 +154,15 @@ static bool start_networks(struct run *r, struct err *err)
 
 static bool start_shares(struct run *r, struct err *err)
 {
-    for (unsigned i = 0; i < r->config.share_count; i++) {
-        struct config_share *s = &r->config.share[i];
+    for (unsigned i = 0; i < r->config->share_count; i++) {
+        struct config_share *s = &r->config->share[i];
 
-        if (!share_start(s, r->config.user, &r->helper[CONFIG_NETS + i], err))
+        if (!share_start(s, r->config->user, &r->helper[CONFIG_NETS + i], err))
             return false;
         keep(r, (int)s->fd);
         if (s->area_fd)
             keep(r, (int)s->area_fd);
-        if (!r->config.quiet)
+        if (!r->config->quiet)
             share_say(s);
     }
     return true;
@@ -183,22 +183,23 @@ static bool open_pair(struct run *r, int *ours, int *theirs, struct err *err)
 
 static bool open_console(struct run *r, struct err *err)
 {
-    bool serial = !strcmp(r->config.serial, "stdio"), console = !strcmp(r->config.console, "stdio");
+    bool serial = !strcmp(r->config->serial, "stdio"),
+         console = !strcmp(r->config->console, "stdio");
     int fd = -1;
 
     if (console && serial)
-        serial = !strcpy(r->config.serial, "none");
+        serial = !strcpy(r->config->serial, "none");
     if (!serial && !console)
         return true;
     if (!open_pair(r, &r->console, &fd, err))
         return false;
-    snprintf(serial ? r->config.serial : r->config.console, CONFIG_PATH, "fd:%d", fd);
+    snprintf(serial ? r->config->serial : r->config->console, CONFIG_PATH, "fd:%d", fd);
     return true;
 }
 
 static int config_file(struct run *r, struct err *err)
 {
-    char *text = config_to_json(&r->config);
+    char *text = config_to_json(r->config);
     int fd = memfd_create("hull-config", MFD_CLOEXEC);
     size_t len = text ? strlen(text) : 0;
 
@@ -227,7 +228,7 @@ static pid_t start_machine(struct run *r, struct err *err)
     if (!program_find("hull-vmm", path, sizeof path, err) || !open_console(r, err) ||
         !open_pair(r, &r->control, &control, err))
         return -1;
-    r->config.control_fd = (uint32_t)control;
+    r->config->control_fd = (uint32_t)control;
     fd = config_file(r, err);
     if (fd < 0)
         return -1;
@@ -302,17 +303,17 @@ static int run(struct run *r, struct err *err)
     if (machine < 0 || !console_run(r->console, r->control, machine, &status, &signal, err))
         return EXIT_FAILED;
     err->text[0] = 0;
-    unlink_sockets(&r->config);
+    unlink_sockets(r->config);
     return signal ? 128 + signal : exit_status(status);
 }
 
-int run_machine(const struct config *config)
+int run_machine(struct config *config)
 {
     static struct run r = {.console = -1, .control = -1};
     struct err err = {0};
     int status;
 
-    config_copy(&r.config, config);
+    r.config = config;
     status = run(&r, &err);
     if (err.text[0])
         log_error("%s", err.text);
@@ -331,7 +332,7 @@ int cmd_run(int argc, char **argv)
             print_help();
             return EXIT_DONE;
         }
-    config_defaults(&config);
+    config_defaults_zeroed(&config);
     if (!config_parse_args(&config, argc, argv, &err) || !check_words(&config, &err))
         return usage_error("run", &err);
     if (!finish_config(&config, &err)) {
