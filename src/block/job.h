@@ -177,7 +177,7 @@ struct backup_options {
     enum backup_sync sync;
     struct block_bitmap *bitmap; /* BACKUP_BITMAP */
     enum backup_bitmap_mode mode;
-    bool target_is_zero, compress;
+    bool target_is_zero;
 };
 /* The target is the job's until it ends: then it is released. */
 bool job_backup(struct block_jobs *all, struct drive *d, struct block *target,

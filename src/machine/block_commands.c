@@ -207,8 +207,3 @@ const struct qmp_command qmp_block_commands[] = {
     {"block-commit", commit},
     {0},
 };
-bool qmp_commit_active(struct machine *m, struct drive *d, struct block *base,
-                       const struct job_options *o, struct err *err)
-{
-    return err_set(err, ENOTSUP, "not yet");
-}

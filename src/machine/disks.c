@@ -2,6 +2,7 @@
 /* From --disk to a drive and its device, and the drives' events as QMP has them. */
 #include "machine/disks.h"
 #include "base/clock.h"
+#include "block/remote.h"
 #include "machine/qmp.h"
 #include "virtio/devices.h"
 #include <errno.h>
@@ -57,8 +58,9 @@ static struct machine *machine_of(struct drive *d)
 
 bool disk_path(const struct machine *m, char path[CONFIG_PATH], const char *name, struct err *err)
 {
-    int n = name[0] == '/' || !m->folder[0] ? snprintf(path, CONFIG_PATH, "%s", name)
-                                            : snprintf(path, CONFIG_PATH, "%s/%s", m->folder, name);
+    int n = name[0] == '/' || !m->folder[0] || block_is_address(name)
+                ? snprintf(path, CONFIG_PATH, "%s", name)
+                : snprintf(path, CONFIG_PATH, "%s/%s", m->folder, name);
 
     return (n >= 0 && n < CONFIG_PATH) || err_set(err, ENAMETOOLONG, "%.100s: too long", name);
 }

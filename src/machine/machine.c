@@ -203,6 +203,14 @@ static void give_up_disks(struct machine *m)
             drive_give_up(m->drive[i]);
 }
 
+/* Who looks at the images of a stopped machine finds them whole. */
+static void flush_disks(struct machine *m)
+{
+    for (unsigned i = 0; i < m->config.disk_count; i++)
+        if (!m->disk[i]->readonly)
+            block_run(m->disk[i], BLOCK_FLUSH, BLOCK_REQ_NO_POLICY, 0, NULL, 0);
+}
+
 static void stop(struct machine *m, enum run_state state)
 {
     if (m->state != RUN_RUNNING)
@@ -212,6 +220,8 @@ static void stop(struct machine *m, enum run_state state)
     vm_pause(&m->vm);
     rush_disks(m, true);
     board_pause(&m->board);
+    if (state == RUN_PAUSED)
+        flush_disks(m);
     qmp_event(m->qmp, "STOP", NULL);
     machine_changed(m);
 }

@@ -37,10 +37,11 @@ struct qmp_command {
 };
 /* Tables that end with a NULL name, and a list of them that ends with NULL. */
 extern const struct qmp_command *const qmp_tables[];
-extern const struct qmp_command qmp_disk_commands[];  /* disk_commands.c */
-extern const struct qmp_command qmp_node_commands[];  /* nodes.c */
-extern const struct qmp_command qmp_job_commands[];   /* jobs.c */
-extern const struct qmp_command qmp_block_commands[]; /* block_commands.c */
+extern const struct qmp_command qmp_disk_commands[];   /* disk_commands.c */
+extern const struct qmp_command qmp_node_commands[];   /* nodes.c */
+extern const struct qmp_command qmp_job_commands[];    /* jobs.c */
+extern const struct qmp_command qmp_block_commands[];  /* block_commands.c */
+extern const struct qmp_command qmp_mirror_commands[]; /* mirror_commands.c */
 
 /* ---- profile_commands.c ---- */
 json_t *qmp_query_jit(struct machine *m, json_t *args, struct err *err);

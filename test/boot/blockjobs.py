@@ -89,8 +89,8 @@ class Guest:
         while self.m.log.count('T: tick') < have + rounds and not self.m.over and time.monotonic() < end:
             time.sleep(0.05)
 
-    def do(self, name, **arguments):
-        got = self.q.call(name.replace('_sync', '-sync'), **arguments)
+    def do(self, name, /, **arguments):
+        got = self.q.call(name, **arguments)
         ok('return' in got, f'{name} {got.get("error", {}).get("desc", "")}')
         return got.get('return')
 
@@ -172,7 +172,92 @@ def case_chain():
     g.end(s2)
 
 
-CASES = {'chain': case_chain}
+def case_mirror():
+    """To another file and there, back, into the chain, and not at all."""
+    g = Guest('mirror')
+    over, away, back = (TMP / f'mirror.{n}.qcow2' for n in ('over', 'away', 'back'))
+    g.do('blockdev-snapshot-sync', device='disk0', **{'snapshot-file': str(over), 'format': 'qcow2'})
+    g.work()
+    g.do('block-commit', device='disk0', **{'job-id': 'c'})
+    g.event('BLOCK_JOB_READY', 'c')
+    g.work()
+    got = g.q.call('query-block-jobs')['return']
+    ok(len(got) == 1 and got[0]['ready'] and got[0]['type'] == 'commit', f'a commit of the active image is ready: {got}')
+    g.do('block-job-complete', device='c')
+    g.event('BLOCK_JOB_COMPLETED', 'c')
+    g.expect_chain(g.base)
+    g.work()
+    for mode, target, name in (('background', away, 'm1'), ('write-blocking', back, 'm2')):
+        g.do('drive-mirror', device='disk0', target=str(target), sync='full', format='qcow2',
+             **{'job-id': name, 'copy-mode': mode})
+        g.event('BLOCK_JOB_READY', name)
+        g.work()
+        g.do('block-job-complete', device=name)
+        g.event('BLOCK_JOB_COMPLETED', name)
+        g.expect_chain(target)
+        g.work()
+    copy = TMP / 'mirror.copy.raw'
+    image('create', '-q', '-f', 'raw', copy, str(SIZE))
+    g.do('blockdev-add', driver='raw', **{'node-name': 'copy', 'file': {'driver': 'file', 'filename': str(copy)}})
+    got = g.q.call('blockdev-mirror', device='disk0', target='nothere', sync='full')
+    ok('error' in got, f'no such target: {got}')
+    g.do('blockdev-mirror', device='disk0', target='copy', sync='full')
+    g.event('BLOCK_JOB_READY')
+    g.do('stop')
+    want = raw_sum_of(g)
+    g.do('block-job-cancel', device='disk0')
+    g.event('BLOCK_JOB_COMPLETED')
+    g.do('cont')
+    g.do('blockdev-del', **{'node-name': 'copy'})
+    ok(hashlib.sha256(copy.read_bytes()).hexdigest() == want, 'a mirror that is cancelled when ready is a copy')
+    g.expect_chain(back)
+    names = [n['node-name'] for n in g.q.call('query-named-block-nodes')['return']]
+    ok('copy' not in names, f'query-named-block-nodes {names}')
+    g.end(back)
+
+
+def raw_sum_of(g):
+    """What a stopped guest's disk is: a stop flushes."""
+    copy = TMP / 'now.qcow2'
+    copy.write_bytes(pathlib.Path(g.q.call('query-block')['return'][0]['inserted']['file']).read_bytes())
+    return raw_sum(copy)
+
+
+def case_backup():
+    """The disk as it was, while it is written; then only what has changed."""
+    g = Guest('backup')
+    full, inc, top = (TMP / f'backup.{n}.qcow2' for n in ('full', 'inc', 'top'))
+    g.do('block-dirty-bitmap-add', node='disk0', name='b0')
+    got = g.q.call('block-dirty-bitmap-add', node='disk0', name='b0')
+    ok('already exists' in got.get('error', {}).get('desc', ''), f'a bitmap once only: {got}')
+    g.do('stop')
+    g.do('block-dirty-bitmap-clear', node='disk0', name='b0')
+    want = raw_sum_of(g)
+    g.do('drive-backup', device='disk0', target=str(full), sync='full', format='qcow2', speed=8 * MIB, **{'job-id': 'full'})
+    g.do('cont')
+    g.event('BLOCK_JOB_COMPLETED', 'full')
+    ok(raw_sum(full) == want, 'a full backup under load is the disk as it was')
+    g.work(2)
+    image('create', '-q', '-f', 'qcow2', '-b', full, '-F', 'qcow2', inc)
+    g.do('stop')
+    want = raw_sum_of(g)
+    g.do('blockdev-add', driver='qcow2', backing=None, **{'node-name': 't', 'file': {'driver': 'file', 'filename': str(inc)}})
+    g.do('blockdev-backup', device='disk0', target='t', sync='incremental', bitmap='b0', **{'job-id': 'inc'})
+    g.do('cont')
+    done_ = g.event('BLOCK_JOB_COMPLETED', 'inc')
+    ok(0 < done_['len'] < SIZE, f'it copies a part of the disk only ({done_["len"]})')
+    g.do('blockdev-del', **{'node-name': 't'})
+    ok(raw_sum(inc) == want, 'full and incremental backup together are the disk as it was')
+    g.do('block-dirty-bitmap-remove', node='disk0', name='b0')
+    g.do('drive-backup', device='disk0', target=str(top), sync='full', format='qcow2', speed=65536, **{'job-id': 'no'})
+    g.work(2)
+    g.do('block-job-cancel', device='no')
+    e = g.q.event('BLOCK_JOB_CANCELLED')
+    ok(e and e['data']['device'] == 'no', 'a backup is cancelled')
+    g.end(g.base)
+
+
+CASES = {'chain': case_chain, 'mirror': case_mirror, 'backup': case_backup}
 if __name__ == '__main__':
     if kernel('cloud'):
         CASES[sys.argv[1]]()

@@ -136,7 +136,7 @@ class Qmp:
         line = self.file.readline()
         return json.loads(line) if line else None
 
-    def call(self, name, **arguments):
+    def call(self, name, /, **arguments):
         request = {'execute': name, 'id': 7}
         if arguments:
             request['arguments'] = arguments
