@@ -218,6 +218,12 @@ static bool read_quiet(struct config *c, const char *value, struct err *err)
     return true;
 }
 
+static bool read_nbd(struct config *c, const char *value, struct err *err)
+{
+    c->nbd = true;
+    return true;
+}
+
 static bool read_no_balloon(struct config *c, const char *value, struct err *err)
 {
     c->balloon = false;
@@ -264,6 +270,7 @@ static const struct option options[] = {
     {"--no-balloon", NULL, "leave the memory balloon out", .read = read_no_balloon},
     {"--quiet", NULL, "do not say why the soft engine runs where KVM was wanted", .read = read_quiet},
     {"--image-dir", "DIR", "block commands of QMP may open and make image files below this folder", TEXT(image_dir)},
+    {"--nbd", NULL, "nbd-server-start of QMP may export disks (starts hull-nbd)", .read = read_nbd},
     {"--user", "NAME", "when root: run the machine as this user", TEXT(user)},
     {"--no-sandbox", NULL, "no seccomp filter and no file fence: for debugging hull itself", .read = read_no_sandbox},
 };

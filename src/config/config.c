@@ -76,6 +76,7 @@ const struct field config_fields[] = {
     FIELD(struct config, paused, 1),
     FIELD(struct config, fresh_identity, 1),
     FIELD_TEXT(struct config, image_dir),
+    FIELD(struct config, nbd, 1),
     FIELD_TEXT(struct config, user),
     FIELD(struct config, sandbox, 1),
     FIELD(struct config, quiet, 1),

@@ -10,6 +10,7 @@
 #include "loop/uring.h"
 #include "machine/dialer.h"
 #include "machine/disks.h"
+#include "machine/nbd.h"
 #include "machine/qmp.h"
 #include "machine/snapshot.h"
 #include "net/net.h"
@@ -282,7 +283,8 @@ static bool add_qmp(struct machine *m, struct err *err)
 
 bool machine_assemble(struct machine *m, struct err *err)
 {
-    return add_dialer(m, err) && add_memory(m, err) && add_cpus(m, err) && add_board(m, err) &&
-           disks_open(m, err) && add_nets(m, err) && add_console(m, err) && add_ports(m, err) &&
-           add_small_devices(m, err) && add_shares(m, err) && add_vsock(m, err) && add_qmp(m, err);
+    return add_dialer(m, err) && nbd_open(m, err) && nbd_listen(m, err) && add_memory(m, err) &&
+           add_cpus(m, err) && add_board(m, err) && disks_open(m, err) && add_nets(m, err) &&
+           add_console(m, err) && add_ports(m, err) && add_small_devices(m, err) &&
+           add_shares(m, err) && add_vsock(m, err) && add_qmp(m, err);
 }

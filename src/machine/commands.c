@@ -176,10 +176,6 @@ static const struct qmp_command qmp_commands[] = {
     {0},
 };
 
-const struct qmp_command *const qmp_tables[] = {qmp_commands,
-                                                qmp_disk_commands,
-                                                qmp_node_commands,
-                                                qmp_job_commands,
-                                                qmp_block_commands,
-                                                qmp_mirror_commands,
-                                                NULL};
+const struct qmp_command *const qmp_tables[] = {
+    qmp_commands,       qmp_disk_commands,   qmp_node_commands, qmp_job_commands,
+    qmp_block_commands, qmp_mirror_commands, qmp_nbd_commands,  NULL};

@@ -129,7 +129,7 @@ static json_t *block_resize_command(struct machine *m, json_t *args, struct err 
 
 struct drive *qmp_drive(struct machine *m, json_t *args, struct err *err)
 {
-    static const char *const words[] = {"device", "id", "node-name", "node"};
+    static const char *const words[] = {"device", "node-name", "node", "id"};
 
     for (unsigned i = 0; i < ARRAY_SIZE(words); i++)
         if (*qmp_text(args, words[i]))

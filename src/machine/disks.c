@@ -2,7 +2,7 @@
 /* From --disk to a drive and its device, and the drives' events as QMP has them. */
 #include "machine/disks.h"
 #include "base/clock.h"
-#include "block/remote.h"
+#include "machine/nbd.h"
 #include "machine/qmp.h"
 #include "virtio/devices.h"
 #include <errno.h>
@@ -30,6 +30,7 @@ static void on_resized(struct drive *d)
 
     if (dev)
         virtio_blk_resized(dev);
+    nbd_resized(machine_of(d), d);
 }
 
 /* A snapshot of the machine, taken later, is of this image. */
@@ -37,6 +38,7 @@ static void on_replaced(struct drive *d)
 {
     struct machine *m = machine_of(d);
 
+    nbd_replaced(m, d);
     for (unsigned i = 0; i < m->config.disk_count; i++)
         if (m->drive[i] == d) {
             memcpy(m->config.disk[i].file, d->block.config.file, sizeof m->config.disk[i].file);

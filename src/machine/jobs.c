@@ -2,6 +2,7 @@
 /* QMP's commands and events of jobs. What begins a block job is in block_commands.c, snapshots of
  * the machine are in snapshot_commands.c. */
 #include "machine/jobs.h"
+#include "machine/nbd.h"
 #include "machine/nodes.h"
 #include "machine/qmp.h"
 #include "machine/qmp_args.h"
@@ -50,7 +51,7 @@ static bool change_begin(struct block_jobs *all)
 {
     struct machine *m = all->owner;
 
-    if (m->changing || qmp_busy(m->qmp))
+    if (m->changing || qmp_busy(m->qmp) || nbd_looks(m))
         return false;
     m->changing = true;
     return true;

@@ -12,6 +12,7 @@
 #include "engine/choose.h"
 #include "loop/uring.h"
 #include "machine/jobs.h"
+#include "machine/nbd.h"
 #include "machine/nodes.h"
 #include "machine/qmp.h"
 #include "machine/snapshot_job.h"
@@ -494,6 +495,7 @@ void machine_close(struct machine *m)
     qmp_close(m->qmp);
     m->qmp = NULL;
     give_up_disks(m);
+    nbd_close(m);
     if (m->loop)
         block_jobs_close(&m->jobs);
     nodes_close(m);

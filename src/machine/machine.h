@@ -39,6 +39,7 @@ enum { /* exit statuses of hull-vmm and hull run */
        MACHINE_TIMEOUT = 124,
 };
 
+struct nbd;
 struct qmp;
 struct drive;
 struct restore;
@@ -63,7 +64,9 @@ struct machine {
     struct block *disk[CONFIG_DISKS]; /* each the block of its drive */
     struct drive *drive[CONFIG_DISKS];
     struct block_jobs jobs;
-    struct list nodes;        /* images that blockdev-add opened and no disk has: nodes.h */
+    struct list nodes; /* images that blockdev-add opened and no disk has: nodes.h */
+    struct nbd *nbd;
+    struct timer nbd_again;
     unsigned node_count;      /* that were given names */
     char folder[CONFIG_PATH]; /* that relative names are in */
     struct net *net[CONFIG_NETS][MACHINE_NET_PAIRS];

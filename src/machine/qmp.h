@@ -41,6 +41,7 @@ extern const struct qmp_command qmp_disk_commands[];   /* disk_commands.c */
 extern const struct qmp_command qmp_node_commands[];   /* nodes.c */
 extern const struct qmp_command qmp_job_commands[];    /* jobs.c */
 extern const struct qmp_command qmp_block_commands[];  /* block_commands.c */
+extern const struct qmp_command qmp_nbd_commands[];    /* nbd.c */
 extern const struct qmp_command qmp_mirror_commands[]; /* mirror_commands.c */
 
 /* ---- profile_commands.c ---- */
