@@ -4,7 +4,6 @@
 #include "nbd.h"
 #include "protocol.h"
 #include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 struct option {
@@ -228,18 +227,17 @@ static int obey(struct server *s, struct connection *c, const struct option *o, 
 
 bool negotiate(struct server *s, struct connection *c)
 {
-    struct option *o = malloc(sizeof *o);
+    struct option o; /* no malloc: its arenas ask the kernel what the fence refuses */
     uint8_t head[18], flags[4];
     int step = -1;
 
     put_be64(head, NBD_MAGIC);
     put_be64(head + 8, NBD_OPTION_MAGIC);
     put_be16(head + 16, NBD_FIXED_NEWSTYLE | NBD_NO_ZEROES);
-    if (o && talk_write(c->fd, head, sizeof head) && talk_read(c->fd, flags, sizeof flags) &&
+    if (talk_write(c->fd, head, sizeof head) && talk_read(c->fd, flags, sizeof flags) &&
         !(be32(flags) & ~(uint32_t)(NBD_FIXED_NEWSTYLE | NBD_NO_ZEROES)))
         do
-            step = read_option(c, o) ? obey(s, c, o, be32(flags) & NBD_NO_ZEROES) : -1;
+            step = read_option(c, &o) ? obey(s, c, &o, be32(flags) & NBD_NO_ZEROES) : -1;
         while (step == 0);
-    free(o);
     return step == 1;
 }
