@@ -80,7 +80,7 @@ struct config {
     bool paused;               /* restored, and waits for cont */
     bool fresh_identity;       /* a clone: new VMGenID and MACs */
     char image_dir[CONFIG_PATH]; /* block commands may open files below it; empty: none */
-    bool nbd; /* block commands may export disks */
+    bool nbd;                    /* block commands may export disks */
     char user[64];               /* drop to this user when started as root */
     bool sandbox;
     bool quiet; /* nothing about why it is not KVM */
