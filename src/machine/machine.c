@@ -513,6 +513,8 @@ void machine_close(struct machine *m)
     }
     for (unsigned i = 0; i < m->stream_count; i++)
         chardev_close(m->stream[i]);
+    if (m->pagemap > 0)
+        close(m->pagemap);
     if (m->dial_fd > 0) /* 0: never opened */
         close(m->dial_fd);
     if (m->vsock_listens)

@@ -59,7 +59,8 @@ struct machine {
     struct restore *restore;
     struct snapshot_job *snapshot;
     uint8_t snapshot_id[16], generation[16]; /* generation: the VMGenID */
-    bool dirty_since_snapshot;        /* the dirty log has exactly what changed since snapshot_id */
+    bool dirty_since_snapshot; /* the dirty log has exactly what changed since snapshot_id */
+    int pagemap; /* of a restored machine until its first snapshot, for what it wrote; else 0 */
     struct boot *boot;                /* the kernel's open files: read again at every reset */
     struct block *disk[CONFIG_DISKS]; /* each the block of its drive */
     struct drive *drive[CONFIG_DISKS];

@@ -89,6 +89,47 @@ uint64_t memory_want_dirty(struct memory_saver *s)
     return wanted;
 }
 
+/* Documentation/admin-guide/mm/pagemap.rst of Linux. */
+#define PM_FILE    BIT(61)
+#define PM_SWAPPED BIT(62)
+#define PM_PRESENT BIT(63)
+
+static void want_written_word(struct memory_saver *s, unsigned region, uint64_t first,
+                              const uint64_t *entry, unsigned count)
+{
+    const struct mem_region *r = &s->vm->mem->region[region];
+    uint64_t bits = __atomic_load_n(&r->dropped[first / 64], __ATOMIC_RELAXED);
+
+    for (unsigned i = 0; i < count; i++)
+        if (entry[i] & (PM_PRESENT | PM_SWAPPED) && !(entry[i] & PM_FILE))
+            bits |= BIT(i);
+    s->want[region][first / 64] |= bits;
+}
+
+bool memory_want_written(struct memory_saver *s, int pagemap, struct err *err)
+{
+    uint64_t entry[512];
+
+    for (unsigned i = 0; i < s->vm->mem->count; i++) {
+        const struct mem_region *r = &s->vm->mem->region[i];
+
+        for (uint64_t page = 0, n; page < region_pages(r); page += n) {
+            uint64_t at = (uintptr_t)r->host / PAGE_SIZE + page;
+
+            n = region_pages(r) - page;
+            if (n > ARRAY_SIZE(entry))
+                n = ARRAY_SIZE(entry);
+            if (!r->dropped || pread(pagemap, entry, n * 8, (off_t)(at * 8)) != (ssize_t)(n * 8))
+                return err_set(err, EIO,
+                               "the host does not say which pages were written: take a "
+                               "full snapshot, without --base");
+            for (uint64_t j = 0; j < n; j += 64)
+                want_written_word(s, i, page + j, entry + j, n - j < 64 ? (unsigned)(n - j) : 64);
+        }
+    }
+    return true;
+}
+
 void memory_forget_dirty(struct vm *vm)
 {
     for (unsigned i = 0; i < vm->mem->count; i++) {

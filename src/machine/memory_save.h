@@ -50,6 +50,9 @@ void memory_want_all(struct memory_saver *s);
 /* Adds what was written since the last call, by guest and devices; how many pages are wanted now.
  */
 uint64_t memory_want_dirty(struct memory_saver *s);
+/* Adds what differs from the saved memory that this process maps privately: pages that are not the
+ * file's any more. `pagemap` is /proc/self/pagemap; the log runs already. */
+bool memory_want_written(struct memory_saver *s, int pagemap, struct err *err);
 /* Forgets what was written so far: what is dirty from here on is newer than this call. */
 void memory_forget_dirty(struct vm *vm);
 void memory_save(struct memory_saver *s); /* one pass over what is wanted */

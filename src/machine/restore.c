@@ -441,6 +441,8 @@ bool restore_apply(struct machine *m, struct err *err)
         (m->config.fresh_identity && !take_identity(m, err)))
         return false;
     m->state = RUN_PAUSED;
+    m->pagemap =
+        open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); /* -1: no partial snapshot next */
     return true;
 }
 

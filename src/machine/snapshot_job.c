@@ -211,13 +211,30 @@ static bool check_request(struct machine *m, const struct snapshot_request *r, s
         return err_set(err, ENOTSUP,
                        "a machine with --share cannot be saved: what its guest has open on the "
                        "host would not be there again");
-    if (r->partial &&
-        (!m->dirty_since_snapshot || memcmp(r->base_id, m->snapshot_id, sizeof m->snapshot_id)))
+    if (r->partial && ((!m->dirty_since_snapshot && m->pagemap <= 0) ||
+                       memcmp(r->base_id, m->snapshot_id, sizeof m->snapshot_id)))
         return err_set(err, EINVAL,
                        "%s is not the machine's last snapshot: take a full one, without --base",
                        r->base);
     return strlen(r->job) < sizeof m->snapshot->id ||
            err_set(err, EINVAL, "job-id: longer than %zu", sizeof m->snapshot->id - 1);
+}
+
+/* What was written since the base: by the log, or since the restore by the page tables. From the
+ * first snapshot on, the base is another than the file that is mapped. */
+static bool want_changes(struct snapshot_job *j, bool partial, struct err *err)
+{
+    struct machine *m = j->machine;
+    bool good = true;
+
+    if (m->pagemap > 0) {
+        good = !partial || memory_want_written(&j->saver, m->pagemap, err);
+        close(m->pagemap);
+        m->pagemap = 0;
+    }
+    if (good && partial)
+        j->left = memory_want_dirty(&j->saver);
+    return good;
 }
 
 static bool begin(struct snapshot_job *j, const struct snapshot_request *r, struct err *err)
@@ -234,8 +251,10 @@ static bool begin(struct snapshot_job *j, const struct snapshot_request *r, stru
         j->facts->partial = true;
         memcpy(j->facts->base_id, r->base_id, sizeof j->facts->base_id);
         snprintf(j->facts->base, sizeof j->facts->base, "%s", r->base);
-        j->left = memory_want_dirty(&j->saver);
-    } else {
+    }
+    if (!want_changes(j, r->partial, err))
+        return false;
+    if (!r->partial) {
         memory_forget_dirty(&m->vm);
         memory_want_all(&j->saver);
         j->left = m->config.memory / PAGE_SIZE;

@@ -153,6 +153,11 @@ static bool region_open_saved(struct mem_region *r, int fd, uint64_t file_offset
     if (r->host == NULL)
         return err_set(err, errno, "cannot map %llu MiB of saved memory '%s': %s",
                        (unsigned long long)(r->size / MiB), r->name, strerror(errno));
+    r->dropped = calloc((r->size / PAGE_SIZE + 63) / 64, sizeof *r->dropped);
+    if (r->dropped == NULL) {
+        munmap(r->host, r->size + PAGE_SIZE);
+        return err_set(err, ENOMEM, "no memory for the map of '%s'", r->name);
+    }
     (void)madvise(r->host, r->size, MADV_DONTDUMP);
     return true;
 }
@@ -207,9 +212,12 @@ void mem_discard(struct mem_region *r, uint64_t offset, uint64_t len)
         (void)madvise(r->host + offset, len, MADV_REMOVE);
     else if (r->anonymous)
         (void)madvise(r->host + offset, len, MADV_DONTNEED);
-    else /* dropping a private page would bring the file's back */
+    else { /* dropping a private page would bring the file's back */
         (void)mmap(r->host + offset, len, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        for (uint64_t p = offset / PAGE_SIZE; p < (offset + len + PAGE_SIZE - 1) / PAGE_SIZE; p++)
+            __atomic_fetch_or(&r->dropped[p / 64], BIT(p % 64), __ATOMIC_RELAXED);
+    }
 }
 
 bool mem_add(struct mem *m, const char *name, gpa base, uint64_t size, bool readonly,
@@ -261,6 +269,7 @@ void mem_close(struct mem *m)
             munmap(r->host, r->size + PAGE_SIZE);
         if (r->fd >= 0)
             close(r->fd);
+        free(r->dropped);
     }
     mem_init(m);
 }

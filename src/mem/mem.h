@@ -23,6 +23,7 @@ struct mem_region {
     bool anonymous;     /* fd is -1 because it has no file: what is dropped comes back as zeroes */
     bool huge;          /* of reserved huge pages */
     bool readonly;      /* ROM: guest writes vanish, mem_write refuses */
+    uint64_t *dropped;  /* of a saved memory: pages that the guest gave back, one bit each */
     uint64_t *dirty;    /* one bit per page, NULL while the log is off; set with atomic or */
 };
 

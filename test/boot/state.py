@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """A Linux guest is saved in the middle of its work, and goes on wherever it is restored.
 
-Usage: state.py work|layers|refuse|clone|golden      (needs HULL_BUILD)"""
+Usage: state.py work|layers|refuse|clone|again|qcow2|golden      (needs HULL_BUILD)"""
 import json
 import os
 import shutil
@@ -378,6 +378,139 @@ def test_clone():
     ok(p.wait(20) == 128 + signal.SIGTERM and gone(pids.values()), 'clone: a signal ends them all')
 
 
+def test_again():
+    """A restored machine's first snapshot may be partial: what it wrote since is known from its page tables."""
+    folder, greeter = kernel('cloud'), Greeter()
+    if not folder:
+        skip('partial snapshots of a restored machine', "no kernel package: apt has none in its cache and no network")
+        return
+    name, s = 'again', [TMP / f'again.s{i}' for i in range(4)]
+    m = start(name, folder, 2, greeter)
+    wait_ticks(m, 2)
+    save(name, s[0], '--stop')
+    m.status(20)
+    r = restore('again-on', s[0], '--temporary', '--qmp', TMP / 'again-on.qmp')
+    wait_ticks(r, 3)
+    q = Qmp(TMP / 'again-on.qmp')
+    q.call('qmp_capabilities')
+    q.call('stop')
+    last = ticks(r)[-1][0]
+    code, _, err = run('snapshot', '--qmp', TMP / 'again-on.qmp', s[1], '--base', s[0], '--copy-disks', timeout=120)
+    if not ok(code == 0, f'again: partial, on top of the one it was restored from {err.strip()}'):
+        end(r)
+        return
+    save('again-on', s[2], '--copy-disks')
+    memory, changed = lay_over((s[0] / 'memory').read_bytes(), s[1])
+    full = (s[2] / 'memory').read_bytes()
+    wrong = [i // 4096 for i in range(0, len(full), 4096) if memory[i:i + 4096] != full[i:i + 4096]]
+    ok(not wrong, f'again: with it, memory is that of a whole one {wrong[:5]}')
+    whole = sum(pages for pages, _ in regions(s[0]))
+    ok(0 < changed < whole / 2, f'again: {changed} of {whole} pages')
+    code, _, err = run('snapshot', '--qmp', TMP / 'again-on.qmp', TMP / 'never', '--base', s[0], '--copy-disks')
+    ok(code == 1 and 'last snapshot' in err, f'again: afterwards the old base is refused ({err.strip()})')
+    end(r)
+    r = restore('again-last', s[1], '--temporary')
+    goes_on(r, last)
+    end(r)
+
+
+SERVE = '''
+for i in lo eth0; do ifconfig $i up; done
+udhcpc -i eth0 -n -q -f -s /dhcp >/dev/null 2>&1
+(while :; do cat /tmp/mark 2>/dev/null | nc -l -p 2222; done) &
+echo "T: ready $(dd if=/dev/vda bs=4 count=1 2>/dev/null)"
+while :; do
+    mark=$(od -An -tx8 -N8 /dev/urandom | tr -d ' ')
+    echo $mark | dd of=/dev/vda bs=64k seek=3 conv=notrunc,fsync 2>/dev/null
+    echo 1 >/proc/sys/vm/drop_caches
+    dd if=/dev/vda bs=64k skip=3 count=1 2>/dev/null | head -c 16 >/tmp/mark.new
+    [ "$(cat /tmp/mark.new)" = "$mark" ] || echo "T: broken disk"
+    mv /tmp/mark.new /tmp/mark
+    usleep 300000
+done
+'''
+
+
+def ask(port, seconds=60):
+    """What the guest behind the forward says."""
+    until = time.time() + seconds
+    while time.time() < until:
+        try:
+            with socket.create_connection(('127.0.0.1', port), timeout=5) as c:
+                if got := c.recv(100):
+                    return got.decode().strip()
+        except OSError:
+            pass
+        time.sleep(0.2)
+    return None
+
+
+def descriptors(pid):
+    return len(os.listdir(f'/proc/{pid}/fd'))
+
+
+def test_qcow2():
+    """An overlay on a qcow2 base without the host's cache: restored often, copied, and neither image is touched."""
+    folder = kernel('cloud')
+    if not folder:
+        skip('snapshots on qcow2', "no kernel package: apt has none in its cache and no network")
+        return
+    restores, copies = int(os.environ.get('HULL_RESTORES', 10)), int(os.environ.get('HULL_CLONES', 8))
+    image, raw, base, top = (TMP / f'q.{s}' for s in ('cpio', 'raw', 'base', 'top'))
+    raw.write_bytes(b'BASE' + os.urandom(8 * MIB - 4))
+    for args in (('convert', '-O', 'qcow2', raw, base), ('create', '-f', 'qcow2', '-b', base, '-F', 'qcow2', top)):
+        code, _, err = run('disk', *args, timeout=60)
+        ok(code == 0, f'qcow2: hull disk {args[0]} {err.strip()}')
+    initramfs.build(image, folder, SERVE, files={'dhcp': DHCP.encode()})
+    m = Machine('--kernel', folder / 'vmlinuz', '--initrd', image, '--memory', '256M', '--disk', f'{top},format=qcow2,cache=none',
+                '--append', 'console=ttyS0', '--net', 'user', '--qmp', TMP / 'q.qmp', name='q')
+    if not m.expect('ready', 'BASE', 'qcow2: the guest reads through the overlay'):
+        m.show()
+    time.sleep(2)
+    save('q', TMP / 'q.s', '--stop')
+    m.status(20)
+    healthy(m, 'no error in its log')
+    before = base.read_bytes(), top.read_bytes()
+    files, own = sorted(os.listdir(TMP)), descriptors(os.getpid())
+    answered = 0
+    for i in range(restores):
+        port = free_port()
+        r = restore(f'q{i}', TMP / 'q.s', '--temporary', '--net', f'user,forward=tcp:{port}:2222')
+        answered += ask(port) is not None
+        pid = r.process.pid
+        if r.complaints() or 'broken' in r.log:
+            r.show()
+            ok(False, f'{r.name}: an error in its log')
+        end(r)
+        if not gone([pid]):
+            ok(False, f'{r.name}: its process is still there')
+    ok(answered == restores, f'qcow2: {answered} of {restores} restored machines answer')
+    ok(sorted(os.listdir(TMP)) == files, f'qcow2: no file is left behind {set(os.listdir(TMP)) - set(files)}')
+    ok(descriptors(os.getpid()) < own + 3, f'qcow2: no descriptor either {own} {descriptors(os.getpid())}')
+    first = 20000 + os.getpid() % 400 * 100
+    p = subprocess.Popen([HULL, 'clone', TMP / 'q.s', '--count', str(copies), '--json', '--net', f'user,forward=tcp:{first // 100}%d:2222'],
+                         stdout=subprocess.PIPE, text=True) if copies <= 10 else None
+    pids = {}
+    running = 0
+    while running < copies and (line := p.stdout.readline()):
+        event = json.loads(line)
+        running += event['event'] == 'running'
+        if event['event'] == 'forked':
+            pids[event['clone']] = event['pid']
+    ok(running == copies, f'qcow2: {running} of {copies} copies run')
+    time.sleep(2)
+    for _ in range(3): # the first answer was read before the machine was saved
+        answers = [ask(int(f'{first // 100}{n}'), 120) for n in range(copies)]
+        time.sleep(1)
+    ok(None not in answers and len(set(answers)) == copies, f'qcow2: each answers with what only its disk holds {answers}')
+    print('# PSS in KiB', [memory_of(pid)['Pss'] for pid in pids.values()])
+    p.terminate()
+    ok(p.wait(30) == 128 + signal.SIGTERM and gone(pids.values()), 'qcow2: a signal ends them all')
+    ok((base.read_bytes(), top.read_bytes()) == before, 'qcow2: overlay and base are as they were')
+    code, out, err = run('disk', 'check', top)
+    ok(code == 0, f'qcow2: and clean {(out + err).strip()}')
+
+
 def test_golden():
     """Snapshots that earlier versions saved stay readable: test/golden/snapshot-VERSION.tar.xz, a guest that prints dots."""
     for archive in sorted((HERE.parent / 'golden').glob('snapshot-*.tar.xz')):
@@ -398,7 +531,8 @@ def test_golden():
         end(r)
 
 
-CASES = {'work': test_work, 'layers': test_layers, 'refuse': test_refuse, 'clone': test_clone, 'golden': test_golden}
+CASES = {'work': test_work, 'layers': test_layers, 'refuse': test_refuse, 'clone': test_clone, 'again': test_again,
+         'qcow2': test_qcow2, 'golden': test_golden}
 
 for case in sys.argv[1:] or CASES:
     CASES[case]()
