@@ -14,7 +14,22 @@ _hull()
     --net) mapfile -t COMPREPLY < <(compgen -W 'user none tap,name= tap,vhost=on,name=' -- "$cur"); return ;;
     --vsock) mapfile -t COMPREPLY < <(compgen -W '3,socket=' -- "$cur"); return ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio none file: unix:' -- "$cur"); return ;;
-    --share | --base | --flatten) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
+    --share | --flatten) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
+    --base) # a folder for snapshot, an image for disk commit
+        if [ "$verb" = disk ]; then
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+        else
+            mapfile -t COMPREPLY < <(compgen -d -- "$cur")
+        fi
+        return ;;
+    --progress)
+        if [ "$verb" = disk ]; then
+            mapfile -t COMPREPLY < <(compgen -W 'json none' -- "$cur")
+            return
+        fi ;;
+    --format | --backing-format | --source-format) mapfile -t COMPREPLY < <(compgen -W 'raw qcow2' -- "$cur"); return ;;
+    --merge | --create | --apply | --delete | --granularity) COMPREPLY=(); return ;; # names and numbers of the image's own
+    --backing | --source-file) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     --kernel | --initrd | --disk | --qmp | --ssh-key | --output | -o) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $verb:$cur in

@@ -89,12 +89,12 @@ static bool list(struct server *s, struct connection *c)
 /* INFO and GO: name, then what the client wants to know; it is told all. 1: chosen, -1: gone. */
 static int info(struct server *s, struct connection *c, const struct option *o)
 {
-    uint32_t length = o->length >= 6 ? be32(o->data) : UINT32_MAX;
+    uint32_t length = o->length >= 6 ? be32(o->data) : 0;
     uint8_t data[14];
     struct export e;
     int found;
 
-    if (length > o->length - 6)
+    if (o->length < 6 || length > o->length - 6)
         return reply(c, o->code, NBD_REP_ERR_INVALID, NULL, 0) ? 0 : -1;
     found = find(s, o->data + 4, length);
     if (found < 0)
@@ -141,12 +141,12 @@ static bool asks_for(const uint8_t *query, uint32_t length, const char *name, bo
 static bool contexts(struct server *s, struct connection *c, const struct option *o)
 {
     bool set = o->code == NBD_OPT_SET_META_CONTEXT, allocation = false, dirty = false;
-    uint32_t name = o->length >= 8 ? be32(o->data) : UINT32_MAX, queries, at;
+    uint32_t name = o->length >= 8 ? be32(o->data) : 0, queries, at;
     char bitmap[NBD_NAME + 20];
     struct export e;
     int found;
 
-    if (name > o->length - 8 || (set && !c->structured))
+    if (o->length < 8 || name > o->length - 8 || (set && !c->structured))
         return reply(c, o->code, NBD_REP_ERR_INVALID, NULL, 0);
     found = find(s, o->data + 4, name);
     if (found < 0)
@@ -157,9 +157,9 @@ static bool contexts(struct server *s, struct connection *c, const struct option
     at = 8 + name;
     allocation = dirty = !set && !queries;
     for (uint32_t i = 0; i < queries; i++) {
-        uint32_t length = o->length - at >= 4 ? be32(o->data + at) : UINT32_MAX;
+        uint32_t left = o->length - at, length = left >= 4 ? be32(o->data + at) : 0;
 
-        if (length > o->length - at - 4)
+        if (left < 4 || length > left - 4)
             return reply(c, o->code, NBD_REP_ERR_INVALID, NULL, 0);
         allocation |= asks_for(o->data + at + 4, length, "base:allocation", !set);
         dirty |= asks_for(o->data + at + 4, length, bitmap, !set) ||

@@ -198,7 +198,37 @@ def test_stopped():
        qemu('compare', 'over', 'big').returncode == 0, 'and it is whole')
 
 
+def both(*args):
+    """hull disk's answer and qemu-img's."""
+    ours, theirs = run('disk', *args)[1], qemu(*args).stdout
+    if ours != theirs:
+        print(f'# {args}: {ours}# not {theirs}')
+    return ours, theirs
+
+
+def test_bitmap_info():
+    """info, measure: what qemu-img says of bitmaps; options are done in their order."""
+    qemu('create', '-q', '-f', 'qcow2', 'i', '1G')
+    qemu('bitmap', '--add', '-g', '4096', '--disable', 'i', 'still')
+    qemu('bitmap', '--add', 'i', 'a longer name')
+    ours, theirs = both('info', 'i')
+    ok(ours == theirs and 'bitmaps:' in ours, 'info lists bitmaps as qemu-img')
+    ours, theirs = map(json.loads, both('info', '--output=json', 'i'))
+    ok(ours == theirs and len(ours['format-specific']['data']['bitmaps']) == 2, 'info --json too')
+    for o in ('cluster_size=64k', 'cluster_size=512', 'cluster_size=2M'):
+        ours, theirs = both('measure', '-O', 'qcow2', '-o', o, 'i')
+        ok(ours == theirs and 'bitmaps size: ' in ours, f'measure counts bitmaps, {o}')
+    ok(good('bitmap', '--disable', '--enable', 'i', 'still') and bitmaps('i')['still']['flags'] == ['auto'] and
+       good('bitmap', '--enable', '--disable', 'i', 'still') and bitmaps('i')['still']['flags'] == [], 'the last one holds')
+    ok(good('bitmap', '--remove', '--add', '-g', '8k', 'i', 'still') and bitmaps('i')['still']['granularity'] == 8192,
+       'removed, then added anew')
+    for args in (('commit', 'i'), ('rebase', '-u', '-b', '', 'i'), ('bitmap', '--clear', 'i', 'still')):
+        code, out, err = disk(args[0], '--json', *args[1:])
+        ok(code == 2 and not out and '--json' in err, f'{args[0]} --json: {err.splitlines()[0]}')
+
+
 test_bitmaps()
+test_bitmap_info()
 test_snapshots()
 test_commit()
 test_stopped()

@@ -15,7 +15,7 @@ static struct block_bitmap *find(struct block *b, const char *name, struct err *
 }
 
 /* --merge NAME, from this image or another one. */
-static bool merge(struct disk_args *a, struct block_bitmap *to, struct err *err)
+static bool merge(struct disk_args *a, struct block_bitmap *to, const char *name, struct err *err)
 {
     struct block_config how = {.alone = true};
     struct block *other = NULL;
@@ -27,24 +27,47 @@ static bool merge(struct disk_args *a, struct block_bitmap *to, struct err *err)
         if (!other)
             return false;
     }
-    from = find(other ? other : to->b, a->merge, err);
+    from = find(other ? other : to->b, name, err);
     good = from && block_bitmap_merge(to, from, err);
     block_close(other);
     return good;
 }
 
-/* In this order, whatever the order on the command line. */
-static bool change(struct disk_args *a, struct block *b, uint64_t granularity, struct err *err)
-{
-    const char *name = a->file[1];
-    struct block_bitmap *m =
-        a->add ? block_bitmap_add(b, name, (uint32_t)granularity, BITMAP_PERSISTENT, err)
-               : find(b, name, err);
+enum step { OTHER, ADD, CLEAR, ENABLE, DISABLE, MERGE, REMOVE };
 
-    return m && (!a->clear || block_bitmap_clear(m, err)) &&
-           (!a->enable || block_bitmap_enable(m, true, err)) &&
-           (!a->disable || block_bitmap_enable(m, false, err)) && (!a->merge || merge(a, m, err)) &&
-           (!a->remove || block_bitmap_remove(m, err));
+static enum step step_of(const struct disk_given *g)
+{
+    switch (g->to) {
+    case offsetof(struct disk_args, add): return ADD;
+    case offsetof(struct disk_args, clear): return CLEAR;
+    case offsetof(struct disk_args, enable): return ENABLE;
+    case offsetof(struct disk_args, disable): return DISABLE;
+    case offsetof(struct disk_args, merge): return MERGE;
+    case offsetof(struct disk_args, remove): return REMOVE;
+    default: return OTHER;
+    }
+}
+
+static bool change(struct disk_args *a, struct block *b, const struct disk_given *g,
+                   uint64_t granularity, struct err *err)
+{
+    enum step step = step_of(g);
+    struct block_bitmap *m;
+
+    if (step == OTHER)
+        return true;
+    if (step == ADD)
+        return block_bitmap_add(b, a->file[1], (uint32_t)granularity, BITMAP_PERSISTENT, err);
+    m = find(b, a->file[1], err);
+    if (!m)
+        return false;
+    switch (step) {
+    case CLEAR: return block_bitmap_clear(m, err);
+    case ENABLE: return block_bitmap_enable(m, true, err);
+    case DISABLE: return block_bitmap_enable(m, false, err);
+    case MERGE: return merge(a, m, g->value, err);
+    default: return block_bitmap_remove(m, err);
+    }
 }
 
 static int bitmap_run(struct disk_args *a)
@@ -69,7 +92,9 @@ static int bitmap_run(struct disk_args *a)
     b = disk_open(a, a->file[0], a->format, false, &how, &err);
     if (!b)
         return disk_failed(&err);
-    good = change(a, b, granularity, &err);
+    good = true;
+    for (unsigned i = 0; i < a->given_count && good; i++)
+        good = change(a, b, &a->given[i], granularity, &err);
     block_close(b);
     return good ? EXIT_DONE : disk_failed(&err);
 }
@@ -93,10 +118,11 @@ const struct disk_verb disk_bitmap = {
     .name = "bitmap",
     .summary = "dirty bitmaps of an image, for incremental backups",
     .usage = "FILE BITMAP",
+    .no_json = true,
     .about =
         "A dirty bitmap says which parts of the disk were written since it was cleared. It is\n"
-        "kept in the image (qcow2, version 3). Several options are done in the order they have\n"
-        "here.\n",
+        "kept in the image (qcow2, version 3). Several options are done one after the\n"
+        "other, as they are given.\n",
     .examples = "  hull disk bitmap --add disk.qcow2 monday\n"
                 "  hull disk bitmap --merge monday disk.qcow2 week\n"
                 "  hull disk bitmap --remove disk.qcow2 monday\n",

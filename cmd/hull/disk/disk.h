@@ -45,6 +45,11 @@ struct disk_args { /* what the command line said; see the verbs' tables */
     /* rebase, commit, snapshot, bitmap */
     const char *base, *create, *apply, *remove_name, *merge, *granularity;
     bool list, add, remove, clear, enable, disable, keep;
+    struct disk_given { /* all options in their order, for who does them in turn */
+        uint16_t to;
+        const char *value;
+    } given[64];
+    unsigned given_count;
 };
 
 struct disk_verb {
@@ -55,6 +60,7 @@ struct disk_verb {
     const struct disk_opt *opts;
     unsigned files_min, files_max;
     int usage_status; /* for wrong usage, where EXIT_USAGE means something else; 0: EXIT_USAGE */
+    bool no_json;     /* it has no answer that --json could give */
     int (*run)(struct disk_args *a);
 };
 

@@ -2,6 +2,7 @@
 /* hull disk info: what an image says of itself, in qemu-img's words and JSON names. Each file of a
  * chain is opened alone, so a broken chain is shown as far as it goes. */
 #include "disk.h"
+#include "block/bitmap.h"
 #include "block/format.h"
 #include <errno.h>
 #include <limits.h>
@@ -48,7 +49,40 @@ json_t *disk_snapshots_json(const struct block_snapshot *s, unsigned count)
     return list;
 }
 
-static json_t *qcow2_json(const struct block_info *i)
+/* "in-use": not closed properly; "auto": it records. NULL: no such flag. */
+static const char *bitmap_flag(const struct block_bitmap *m, unsigned n)
+{
+    const char *flags[3] = {NULL};
+    unsigned count = 0;
+
+    if (m->inconsistent)
+        flags[count++] = "in-use";
+    if (m->recording)
+        flags[count++] = "auto";
+    return flags[n];
+}
+
+static json_t *bitmaps_json(const struct block *b)
+{
+    json_t *list = json_array();
+
+    list_for(at, &b->bitmaps)
+    {
+        const struct block_bitmap *m = container_of(at, struct block_bitmap, link);
+        json_t *j = json_object(), *flags = json_array();
+        const char *flag;
+
+        for (unsigned i = 0; (flag = bitmap_flag(m, i)) != NULL; i++)
+            json_array_append_new(flags, json_string(flag));
+        json_object_set_new(j, "flags", flags);
+        add_text(j, "name", m->name);
+        add_number(j, "granularity", m->granularity);
+        json_array_append_new(list, j);
+    }
+    return list;
+}
+
+static json_t *qcow2_json(const struct block *b, const struct block_info *i)
 {
     json_t *data = json_object(), *specific = json_object();
 
@@ -59,6 +93,8 @@ static json_t *qcow2_json(const struct block_info *i)
         json_object_set_new(data, "corrupt", json_boolean(i->corrupt));
         json_object_set_new(data, "extended-l2", json_boolean(i->extended_l2));
     }
+    if (!list_empty(&b->bitmaps))
+        json_object_set_new(data, "bitmaps", bitmaps_json(b));
     add_number(data, "refcount-bits", i->refcount_bits);
     if (i->data_file) {
         add_text(data, "data-file", i->data_file);
@@ -69,7 +105,7 @@ static json_t *qcow2_json(const struct block_info *i)
     return specific;
 }
 
-static json_t *image_json(const struct block_info *i, const char *full,
+static json_t *image_json(const struct block *b, const struct block_info *i, const char *full,
                           const struct block_snapshot *s, unsigned count)
 {
     json_t *j = json_object();
@@ -92,7 +128,7 @@ static json_t *image_json(const struct block_info *i, const char *full,
     if (count)
         json_object_set_new(j, "snapshots", disk_snapshots_json(s, count));
     if (i->version)
-        json_object_set_new(j, "format-specific", qcow2_json(i));
+        json_object_set_new(j, "format-specific", qcow2_json(b, i));
     return j;
 }
 
@@ -125,12 +161,31 @@ static const char *yes(bool b)
     return b ? "true" : "false";
 }
 
-static void print_qcow2(const struct block_info *i)
+static void print_bitmaps(const struct block *b)
+{
+    unsigned n = 0;
+
+    printf("    bitmaps:\n");
+    list_for(at, &b->bitmaps)
+    {
+        const struct block_bitmap *m = container_of(at, struct block_bitmap, link);
+        const char *flag;
+
+        printf("        [%u]:\n            flags:\n", n++);
+        for (unsigned i = 0; (flag = bitmap_flag(m, i)) != NULL; i++)
+            printf("                [%u]: %s\n", i, flag);
+        printf("            name: %s\n            granularity: %u\n", m->name, m->granularity);
+    }
+}
+
+static void print_qcow2(const struct block *b, const struct block_info *i)
 {
     printf("Format specific information:\n    compat: %s\n    compression type: %s\n",
            i->version == 2 ? "0.10" : "1.1", i->zstd ? "zstd" : "zlib");
     if (i->version > 2)
         printf("    lazy refcounts: %s\n", yes(i->lazy_refcounts));
+    if (!list_empty(&b->bitmaps))
+        print_bitmaps(b);
     printf("    refcount bits: %u\n", i->refcount_bits);
     if (i->data_file)
         printf("    data file: %s\n    data file raw: %s\n", i->data_file, yes(i->data_file_raw));
@@ -138,7 +193,7 @@ static void print_qcow2(const struct block_info *i)
         printf("    corrupt: %s\n    extended l2: %s\n", yes(i->corrupt), yes(i->extended_l2));
 }
 
-static void print_image(const struct block_info *i, const char *full,
+static void print_image(const struct block *b, const struct block_info *i, const char *full,
                         const struct block_snapshot *s, unsigned count)
 {
     char size[32], used[32];
@@ -161,7 +216,7 @@ static void print_image(const struct block_info *i, const char *full,
     if (count)
         disk_print_snapshots(s, count);
     if (i->version)
-        print_qcow2(i);
+        print_qcow2(b, i);
 }
 
 /* ---- the chain ---- */
@@ -187,9 +242,9 @@ static bool show_image(struct disk_args *a, struct node *n, json_t *list, struct
         return false;
     }
     if (list)
-        json_array_append_new(list, image_json(&info, full, snapshots, count));
+        json_array_append_new(list, image_json(b, &info, full, snapshots, count));
     else
-        print_image(&info, full, snapshots, count);
+        print_image(b, &info, full, snapshots, count);
     free(snapshots);
     block_close(b);
     snprintf(n->file, sizeof n->file, "%s", full);

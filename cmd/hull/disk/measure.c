@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* hull disk measure: how large a file will an image need? */
+#include "block/bitmap.h"
 #include "disk.h"
 #include <errno.h>
 #include <stdio.h>
@@ -61,6 +62,26 @@ static bool count_data(struct block *b, uint64_t cluster, uint64_t *bytes, struc
     return true;
 }
 
+/* Bytes of all bitmaps of `b` with every cluster of theirs in use, their tables, and the directory.
+ */
+static uint64_t bitmap_bytes(const struct block *b, uint64_t cluster)
+{
+    uint64_t bytes = 0, directory = 0;
+
+    list_for(at, &b->bitmaps)
+    {
+        const struct block_bitmap *m = container_of(at, struct block_bitmap, link);
+        uint64_t bits = divide_up(b->size, m->granularity);
+        uint64_t clusters = divide_up(divide_up(bits, 8), cluster);
+
+        if (!m->persistent || m->inconsistent)
+            continue;
+        bytes += clusters * cluster + align_up(clusters * 8, cluster);
+        directory += align_up(24 + strlen(m->name), 8);
+    }
+    return bytes + align_up(directory, cluster);
+}
+
 static bool measure_qcow2(const struct block_create *c, struct block *from, uint64_t size,
                           struct sizes *s, struct err *err)
 {
@@ -88,7 +109,8 @@ static bool measure_qcow2(const struct block_create *c, struct block *from, uint
         struct block_info info;
 
         block_info(from, &info);
-        s->has_bitmaps = info.version >= 3 && !info.bitmap_count;
+        s->has_bitmaps = info.version >= 3;
+        s->bitmaps = bitmap_bytes(from, cluster);
     }
     return true;
 }

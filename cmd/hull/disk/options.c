@@ -75,6 +75,9 @@ static bool store(struct disk_args *a, const struct disk_opt *o, const char *sho
     void *to = (char *)a + o->to;
     char *end;
 
+    if (a->given_count == ARRAY_SIZE(a->given))
+        return err_set(err, E2BIG, "%s: too many options", shown);
+    a->given[a->given_count++] = (struct disk_given){o->to, value};
     switch ((enum disk_opt_kind)o->kind) {
     case OPT_FLAG: *(bool *)to = true; return true;
     case OPT_TEXT: *(const char **)to = value; return true;
@@ -119,7 +122,8 @@ static bool read_letters(struct disk_args *a, int argc, char **argv, int *i, str
         if (!o)
             return err_set(err, EINVAL, "%s: no such option", shown);
         if (!takes_value(o)) {
-            store(a, o, shown, NULL, err);
+            if (!store(a, o, shown, NULL, err))
+                return false;
             continue;
         }
         if (p[1])
@@ -144,6 +148,8 @@ static bool check_args(struct disk_args *a, struct err *err)
     if (a->output && strcmp(a->output, "human") != 0 && strcmp(a->output, "json") != 0)
         return err_set(err, EINVAL, "--output %.40s: human or json", a->output);
     a->json |= a->output && !strcmp(a->output, "json");
+    if (a->json && v->no_json)
+        return err_set(err, EINVAL, "--json: disk %s has no answer but its status", v->name);
     if (a->progress_as && strcmp(a->progress_as, "json") != 0 &&
         strcmp(a->progress_as, "none") != 0)
         return err_set(err, EINVAL, "--progress %.40s: json or none", a->progress_as);

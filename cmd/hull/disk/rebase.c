@@ -70,7 +70,7 @@ static int commit_run(struct disk_args *a)
 {
     struct watch_walk w = {{go_on}, a};
     struct block_config how = {.discard = true};
-    bool keep = a->keep || a->backing, good;
+    bool keep = a->keep || a->backing, good, left;
     struct err err = {0};
     struct block *b = disk_open(a, a->file[0], a->format, false, &how, &err);
 
@@ -79,10 +79,17 @@ static int commit_run(struct disk_args *a)
     disk_catch_signals();
     good = block_commit(b, a->backing, &w.walk, &err);
     block_close(b);
-    if (good && !keep)
+    left = good && !keep && disk_stopped(); /* a signal after the last piece */
+    if (good && !keep && !left)
         good = empty(a, &err);
-    if (good && !a->quiet && !a->progress_as)
+    if (good && !a->quiet && !a->progress_as && !left)
         printf("Image committed.\n");
+    if (good && disk_stopped()) {
+        disk_progress_end(a, a->file[0], true);
+        fprintf(stderr, "hull: %s: all was committed before it could stop%s\n", a->file[0],
+                left ? ", but FILE was not emptied" : "");
+        return disk_stopped_status();
+    }
     return walk_ended(a, good, &err);
 }
 
@@ -104,6 +111,7 @@ const struct disk_verb disk_rebase = {
     .name = "rebase",
     .summary = "put an image over another backing file, or none",
     .usage = "--backing FILE FILE",
+    .no_json = true,
     .about = "The image holds the same afterwards: what the new backing file has otherwise is\n"
              "copied into it first. With --backing \"\" it needs no other file any more. Stopped\n"
              "half-way, it stands on the old backing file as before.\n",
@@ -132,6 +140,7 @@ const struct disk_verb disk_commit = {
     .name = "commit",
     .summary = "write what an overlay has into its backing file",
     .usage = "FILE",
+    .no_json = true,
     .about =
         "Afterwards the backing file holds what FILE held, and FILE is empty. With --base all\n"
         "images above that one go into it; those between are of no use any more.\n",
