@@ -202,6 +202,6 @@ void disk_verb_help(const struct disk_verb *v)
 {
     printf("Usage: hull disk %s [options] %s\n\n%s\nOptions:\n", v->name, v->usage, v->about);
     print_opts(v->opts);
-    print_opts(disk_common_opts);
+    print_opts(disk_common_opts + (v->no_json ? 2 : 0)); /* the answer's form: --json, --output */
     printf("\nExamples:\n%s", v->examples);
 }
