@@ -59,6 +59,13 @@ resident() { # MiB of the machine's process
     echo $(($(awk '/^VmRSS/ { print $2 }' "/proc/$(pidof hull-vmm)/status") / 1024))
 }
 
+# QEMU's TCG lets a guest write XCR0 without telling the KVM that runs it, so CPUID leaf 0xd keeps the size of before
+# and Linux warns (doc/kvm.md). That warning, in that machine, is forgiven; the leaf is shown.
+outer_warns() {
+    [ -n "$HULL_OUTER" ] && grep -q 'XSAVE consistency problem' "$tmp/dmesg" &&
+        grep -q 'CPUID\[0d, 00\]: eax=00000007 ebx=00000240' "$tmp/dmesg"
+}
+
 start() { # CPUS
     name="debian, $1 vCPU"
     began=$(cut -d . -f 1 /proc/uptime)
@@ -68,16 +75,22 @@ start() { # CPUS
     prompts 1
     ok $? "boots to the login prompt"
     echo "# $name: $(($(cut -d . -f 1 /proc/uptime) - began)) s"
+    guest dmesg >"$tmp/dmesg"
+    taint=0
+    if outer_warns; then taint=512; fi
     answer=$(guest "echo \$(nproc) \$(cat /proc/sys/kernel/tainted) \$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)")
-    [ "$answer" = "$1 0 kvm-clock" ]
-    ok $? "ssh answers, all vCPUs are up, not tainted, the clock is KVM's: $answer"
+    [ "$answer" = "$1 $taint kvm-clock" ]
+    ok $? "ssh answers, all vCPUs are up, tainted $taint, the clock is KVM's: $answer"
 }
 
 healthy() {
     answer=$(guest "systemctl is-system-running --wait; systemctl --failed --no-legend --plain")
     [ "$answer" = running ]
     ok $? "no unit has failed: $answer"
-    guest "dmesg" | grep -E 'WARN|BUG|[Uu]nhandled|[Ll]ockup|[Cc]all [Tt]race|stall' | grep -v 'report a bug\|not a BUG' >"$tmp/bad"
+    guest dmesg >"$tmp/dmesg"
+    sed 's/^/# /' "$tmp/dmesg" | grep 'CPUID\[0d' | head -n 3
+    ! outer_warns || sed -i '/XSAVE consistency problem/,/end trace/d; /xstate.c:[0-9]* fpu__init/,/end trace/d' "$tmp/dmesg"
+    grep -E 'WARN|BUG|[Uu]nhandled|[Ll]ockup|[Cc]all [Tt]race|stall' "$tmp/dmesg" | grep -v 'report a bug\|not a BUG' >"$tmp/bad"
     [ ! -s "$tmp/bad" ]
     ok $? "the kernel complains of nothing: $(head -n 3 "$tmp/bad")"
 }
@@ -105,17 +118,17 @@ devices() {
 }
 
 balloons() {
-    total=$(memory MemTotal) before=$(resident)
+    total=$(memory MemAvailable) before=$(resident) # with deflate-on-oom Linux leaves its total alone
     balloon 384
     ok $? "the balloon takes 128 MiB: the guest has $((actual / MIB)) MiB"
-    less=$(memory MemTotal)
-    [ $((total - less)) -gt 125000 ]
-    ok $? "the guest's total is $((total / 1024)) MiB, then $((less / 1024)) MiB; the process $before MiB, then $(resident) MiB"
+    less=$(memory MemAvailable)
+    [ $((total - less)) -gt 100000 ]
+    ok $? "the guest's free memory is $((total / 1024)) MiB, then $((less / 1024)) MiB; the process $before MiB, then $(resident) MiB"
     balloon 512
     ok $? "and gives it back: $((actual / MIB)) MiB"
-    again=$(memory MemTotal)
-    [ "$again" = "$total" ]
-    ok $? "the total is $((again / 1024)) MiB again"
+    again=$(memory MemAvailable)
+    [ $((again - less)) -gt 100000 ]
+    ok $? "it is $((again / 1024)) MiB again"
     answer=$(guest "dd if=/dev/zero bs=1M count=150 of=/dev/shm/x 2>/dev/null && sha256sum </dev/shm/x && rm /dev/shm/x")
     [ "$answer" = "$(dd if=/dev/zero bs=1M count=150 2>/dev/null | sha256sum)" ]
     ok $? "which can be used"
