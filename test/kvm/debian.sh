@@ -20,7 +20,7 @@ ok() { # STATUS NAME
 }
 
 show() {
-    tail -n 25 "$tmp/log" | sed 's/^/# /'
+    tail -n 25 "$tmp/console" | sed 's/^/# /'
 }
 
 guest() { # COMMAND: in the guest, as root
@@ -30,7 +30,7 @@ guest() { # COMMAND: in the guest, as root
 
 prompts() { # COUNT: waits for that many login prompts
     for try in $(seq 400); do
-        [ "$(grep -c ' login: ' "$tmp/log")" -lt "$1" ] || return 0
+        [ "$(grep -c ' login: ' "$tmp/console")" -lt "$1" ] || return 0
         kill -0 $hull 2>/dev/null || return 1
         sleep 1
     done
@@ -70,7 +70,7 @@ start() { # CPUS
     name="debian, $1 vCPU"
     began=$(cut -d . -f 1 /proc/uptime)
     hull run "$image" --engine kvm --cpu x86-64-v3 --memory 512M --cpus "$1" --net user,forward=tcp:2222:22 --qmp "$tmp/q" \
-        >"$tmp/log" 2>&1 </dev/null &
+        >"$tmp/console" 2>&1 </dev/null &
     hull=$!
     prompts 1
     ok $? "boots to the login prompt"
