@@ -59,38 +59,30 @@ resident() { # MiB of the machine's process
     echo $(($(awk '/^VmRSS/ { print $2 }' "/proc/$(pidof hull-vmm)/status") / 1024))
 }
 
-# QEMU's TCG lets a guest write XCR0 without telling the KVM that runs it, so CPUID leaf 0xd keeps the size of before
-# and Linux warns (doc/kvm.md). That warning, in that machine, is forgiven; the leaf is shown.
-outer_warns() {
-    [ -n "$HULL_OUTER" ] && grep -q 'XSAVE consistency problem' "$tmp/dmesg" &&
-        grep -q 'CPUID\[0d, 00\]: eax=00000007 ebx=00000240' "$tmp/dmesg"
-}
+# QEMU's TCG lets a guest write XCR0 without telling the KVM that runs it, which puts its own back at every entry: XSAVE
+# then leaves vector registers out, and guests die of it (doc/kvm.md). There without XSAVE.
+cpu=x86-64-v3
+[ -z "$HULL_OUTER" ] || cpu=x86-64-v2,-xsave
 
 start() { # CPUS
     name="debian, $1 vCPU"
     began=$(cut -d . -f 1 /proc/uptime)
-    hull run "$image" --engine kvm --cpu x86-64-v3 --memory 512M --cpus "$1" --net user,forward=tcp:2222:22 --qmp "$tmp/q" \
+    hull run "$image" --engine kvm --cpu $cpu --memory 512M --cpus "$1" --net user,forward=tcp:2222:22 --qmp "$tmp/q" \
         >"$tmp/console" 2>&1 </dev/null &
     hull=$!
     prompts 1
     ok $? "boots to the login prompt"
     echo "# $name: $(($(cut -d . -f 1 /proc/uptime) - began)) s"
-    guest dmesg >"$tmp/dmesg"
-    taint=0
-    if outer_warns; then taint=512; fi
     answer=$(guest "echo \$(nproc) \$(cat /proc/sys/kernel/tainted) \$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)")
-    [ "$answer" = "$1 $taint kvm-clock" ]
-    ok $? "ssh answers, all vCPUs are up, tainted $taint, the clock is KVM's: $answer"
+    [ "$answer" = "$1 0 kvm-clock" ]
+    ok $? "ssh answers, all vCPUs are up, not tainted, the clock is KVM's: $answer"
 }
 
 healthy() {
     answer=$(guest "systemctl is-system-running --wait; systemctl --failed --no-legend --plain")
     [ "$answer" = running ]
     ok $? "no unit has failed: $answer"
-    guest dmesg >"$tmp/dmesg"
-    sed 's/^/# /' "$tmp/dmesg" | grep 'CPUID\[0d' | head -n 3
-    ! outer_warns || sed -i '/XSAVE consistency problem/,/end trace/d; /xstate.c:[0-9]* fpu__init/,/end trace/d' "$tmp/dmesg"
-    grep -E 'WARN|BUG|[Uu]nhandled|[Ll]ockup|[Cc]all [Tt]race|stall' "$tmp/dmesg" | grep -v 'report a bug\|not a BUG' >"$tmp/bad"
+    guest dmesg | grep -E 'WARN|BUG|[Uu]nhandled|[Ll]ockup|[Cc]all [Tt]race|stall' | grep -v 'report a bug\|not a BUG' >"$tmp/bad"
     [ ! -s "$tmp/bad" ]
     ok $? "the kernel complains of nothing: $(head -n 3 "$tmp/bad")"
 }
