@@ -4,6 +4,7 @@
  * the writes after it any subset, in any order, some torn between sectors. Each such image must
  * open, check without corruption (leaks are allowed) and hold what the disk's own flushes
  * confirmed. Usage: qcow2_crash_test [CUTS [SEED]]. */
+#include "block/bitmap.h"
 #include "block/format.h"
 #include "block/image.h"
 #include "block/qcow2/qcow2.h"
@@ -188,7 +189,20 @@ static bool write_some(struct load *l, struct block *b)
     return failed == 0;
 }
 
-static bool run_load(struct load *l, struct block *b, bool snapshots)
+/* Adds a persistent bitmap, or takes it away; it is stored when the image is closed. */
+static bool toggle_bitmap(struct block *b)
+{
+    struct block_bitmap *m = block_bitmap_find(b, "m");
+    struct err err = {0};
+    bool good = m ? block_bitmap_remove(m, &err)
+                  : block_bitmap_add(b, "m", 4096, BITMAP_PERSISTENT, &err) != NULL;
+
+    if (!good)
+        printf("# bitmap: %s\n", err.text);
+    return good;
+}
+
+static bool run_load(struct load *l, struct block *b, bool snapshots, bool bitmaps)
 {
     struct err err = {0};
     bool have = false, good = true;
@@ -204,6 +218,8 @@ static bool run_load(struct load *l, struct block *b, bool snapshots)
             have = !have;
             if (!good)
                 printf("# %s\n", err.text);
+        } else if (what == 4 && bitmaps) {
+            good = toggle_bitmap(b);
         } else {
             good = write_some(l, b);
         }
@@ -326,6 +342,7 @@ static unsigned history(unsigned cuts)
     struct err err = {0};
     unsigned good = 0;
     uint64_t end;
+    bool ran;
 
     o.refcount_bits = 1u << (3 + rnd(4));
     o.extended_l2 = o.cluster_size == 16384 && rnd(2);
@@ -339,16 +356,20 @@ static unsigned history(unsigned cuts)
         add_version(l, i, 0);
     l->rec.recording = true;
     b = block_open_over(under, &c, &err);
-    if (b && run_load(l, b, rnd(2)))
+    ran = b && run_load(l, b, rnd(2), rnd(2));
+    if (b)
+        block_close(b); /* its writes may be cut too */
+    else
+        block_close(under);
+    l->rec.recording = false;
+    if (ran)
         for (unsigned i = 0; i < cuts; i++)
             good += try_cut(l, start, end, store);
     else
         printf("# no load: %s\n", err.text);
-    l->rec.recording = false;
     if (good < cuts)
         printf("# cluster %u refcount %u extended %d\n", o.cluster_size, o.refcount_bits,
                o.extended_l2);
-    block_close(b);
     free(start);
     free(store);
     free_load(l);

@@ -2,13 +2,14 @@
 /* qcow2 images from strangers: a small good image in memory, changed as the input says, is opened,
  * read, checked, mended and written. The first byte chooses the kind of image; then come patches:
  * where (3 bytes), how many bytes (1), the bytes. */
+#include "block/bitmap.h"
 #include "block/format.h"
 #include "block/image.h"
 #include "block/qcow2/qcow2.h"
 #include <errno.h>
 #include <stdlib.h>
 
-enum { STORE = 4 << 20 };
+enum { STORE = 1 << 20 };
 
 static uint8_t store[STORE];
 static struct loop *loop;
@@ -86,13 +87,16 @@ static uint64_t good_image(uint8_t kind)
     memset(text, kind, sizeof text);
     block_run(b, BLOCK_WRITE, BLOCK_REQ_COMPRESS, 0, text, sizeof text);
     block_run(b, BLOCK_WRITE, 0, 100352, text, 5120);
+    if (kind & 32)
+        block_bitmap_add(b, "m", 4096, BITMAP_PERSISTENT, &err);
     if (kind & 16)
         block_snapshot_create(b, "s", &err);
     block_run(b, BLOCK_WRITE, 0, 100864, text, 512);
     block_run(b, BLOCK_FLUSH, 0, 0, NULL, 0);
-    end = under->end;
-    block_close(b);
-    return end;
+    block_close(b); /* stores the bitmap; what lies behind the image is zero */
+    for (end = STORE; end > 512 && !store[end - 1]; end--)
+        ;
+    return align_up(end, c.cluster_size);
 }
 
 static void use(uint64_t end, bool readonly)
