@@ -7,6 +7,7 @@
  * request. We end when the socket closes or the parent dies. */
 #include "fence.h"
 #include "server.h"
+#include "base/helper.h"
 #include "base/log.h"
 #include "virtio/9p_link.h"
 #include <errno.h>
@@ -165,18 +166,6 @@ static void *serve(void *unused)
 
 /* ---- beginning ---- */
 
-static bool parse_fd(const char *option, const char *text, int *fd, struct err *err)
-{
-    char *end;
-    long value = strtol(text, &end, 10);
-
-    if (!*text || *end || value < 0 || value > 1 << 20 || fcntl((int)value, F_GETFD) < 0)
-        return err_set(err, EBADF, "--%s %s: is no open descriptor", option, text);
-    *fd = (int)value;
-    fcntl(*fd, F_SETFD, FD_CLOEXEC);
-    return true;
-}
-
 static bool parse_options(struct options *o, int argc, char **argv, struct err *err)
 {
     static const struct option longs[] = {
@@ -198,7 +187,7 @@ static bool parse_options(struct options *o, int argc, char **argv, struct err *
         case 0:
         case 1:
         case 2:
-            if (!parse_fd(longs[c].name, optarg, to[c], err))
+            if (!helper_fd(longs[c].name, optarg, to[c], err))
                 return false;
             break;
         case 'r': o->readonly = true; break;

@@ -8,6 +8,7 @@
  * where to listen and what to export. It ends with that socket. Its filter leaves it sockets, that
  * memory, and removing its own socket's name. */
 #include "nbd.h"
+#include "base/helper.h"
 #include <errno.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -19,7 +20,7 @@
 
 static struct server server = {.lock = PTHREAD_MUTEX_INITIALIZER,
                                .changed = PTHREAD_COND_INITIALIZER,
-                               .link = NBD_LINK_FD,
+                               .link = HELPER_SOCKET_FD,
                                .listener = -1};
 
 static const int allowed[] = {
@@ -113,7 +114,7 @@ int main(void)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_IGN); /* Ctrl-C is the machine's */
     server.memory = mmap(NULL, (size_t)NBD_SLOTS * NBD_SLOT_SIZE, PROT_READ | PROT_WRITE,
-                         MAP_SHARED, NBD_MEMORY_FD, 0);
+                         MAP_SHARED, HELPER_MEMORY_FD, 0);
     if (server.memory == MAP_FAILED) {
         fprintf(stderr, "hull-nbd: hull-vmm starts this program; it is of no use alone\n");
         return 2;

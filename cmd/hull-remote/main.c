@@ -20,7 +20,7 @@ static const char help[] =
 
 static bool say_hello(const struct remote_hello *h)
 {
-    return send(REMOTE_SOCKET_FD, h, sizeof *h, MSG_NOSIGNAL) == sizeof *h;
+    return send(HELPER_SOCKET_FD, h, sizeof *h, MSG_NOSIGNAL) == sizeof *h;
 }
 
 static int refuse(const struct err *err)
@@ -78,7 +78,7 @@ int main(int argc, char **argv)
     prctl(PR_SET_NAME, "hull-remote");
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_IGN); /* Ctrl-C on the terminal is for the machine; its end is ours */
-    memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, REMOTE_MEMORY_FD, 0);
+    memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, HELPER_MEMORY_FD, 0);
     if (memory == MAP_FAILED) {
         fprintf(stderr, "hull-remote: descriptor 4 is no shared memory: %s\n", strerror(errno));
         return 1;

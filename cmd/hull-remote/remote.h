@@ -4,7 +4,7 @@
 #ifndef HULL_REMOTE_H
 #define HULL_REMOTE_H
 
-#include "base/err.h"
+#include "base/helper.h"
 #include "block/remote.h"
 #include <libnbd.h>
 

@@ -36,7 +36,7 @@ static void answer(struct slot *s, int error)
 {
     s->answer.error = of_connection(error) ? EIO : error;
     s->busy = false;
-    if (send(REMOTE_SOCKET_FD, &s->answer, sizeof s->answer, MSG_NOSIGNAL) != sizeof s->answer)
+    if (send(HELPER_SOCKET_FD, &s->answer, sizeof s->answer, MSG_NOSIGNAL) != sizeof s->answer)
         s->server->over = true;
 }
 
@@ -120,7 +120,7 @@ static void take_calls(struct server *v)
     struct remote_call c;
     ssize_t n;
 
-    while (!v->over && (n = recv(REMOTE_SOCKET_FD, &c, sizeof c, MSG_DONTWAIT)) != -1) {
+    while (!v->over && (n = recv(HELPER_SOCKET_FD, &c, sizeof c, MSG_DONTWAIT)) != -1) {
         struct slot *s;
 
         if (n != sizeof c || !allowed(v, &c)) {
@@ -150,7 +150,7 @@ bool serve(struct nbd_handle *nbd, uint64_t size, uint32_t can, uint8_t *memory,
     for (unsigned i = 0; i <= REMOTE_SLOTS; i++)
         v.slot[i].server = &v;
     while (!v.over) {
-        struct pollfd p[2] = {{.fd = REMOTE_SOCKET_FD, .events = POLLIN},
+        struct pollfd p[2] = {{.fd = HELPER_SOCKET_FD, .events = POLLIN},
                               {.fd = nbd_aio_get_fd(nbd), .events = events_of(&v)}};
 
         if (nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd))

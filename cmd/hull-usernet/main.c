@@ -5,6 +5,7 @@
  * Order matters: settings, ports, word to the parent, fence, then the first frame. We end when the
  * socket closes or the parent dies, so none of us stays behind. */
 #include "usernet.h"
+#include "base/helper.h"
 #include "base/log.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -40,18 +41,6 @@ static const char help[] =
     "\n"
     "Example: hull-usernet --socket /tmp/net.sock --net user,forward=tcp:2222:22\n";
 
-static bool parse_fd(const char *option, const char *text, int *fd, struct err *err)
-{
-    char *end;
-    long value = strtol(text, &end, 10);
-
-    if (!*text || *end || value < 0 || value > 1 << 20 || fcntl((int)value, F_GETFD) < 0)
-        return err_set(err, EBADF, "--%s %s: is no open descriptor", option, text);
-    *fd = (int)value;
-    fcntl(*fd, F_SETFD, FD_CLOEXEC);
-    return true;
-}
-
 static bool parse_options(struct options *o, int argc, char **argv, struct err *err)
 {
     static const struct option longs[] = {
@@ -66,11 +55,11 @@ static bool parse_options(struct options *o, int argc, char **argv, struct err *
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         switch (c) {
         case 'f':
-            if (!parse_fd("fd", optarg, &o->fd, err))
+            if (!helper_fd("fd", optarg, &o->fd, err))
                 return false;
             break;
         case 'r':
-            if (!parse_fd("ready-fd", optarg, &o->ready_fd, err))
+            if (!helper_fd("ready-fd", optarg, &o->ready_fd, err))
                 return false;
             break;
         case 's': o->socket = optarg; break;

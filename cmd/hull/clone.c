@@ -298,7 +298,7 @@ static bool start_template(struct clone *c, struct err *err)
     char *argv[] = {path, "--config-fd", config, "--template-fd", socket, NULL};
     int pair[2], keep[3] = {-1, -1, -1};
 
-    if (!program_find("hull-vmm", path, sizeof path, err))
+    if (!helper_find("hull-vmm", path, sizeof path, err))
         return false;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
         return err_set(err, errno, "cannot make a socket pair: %s", strerror(errno));

@@ -3,7 +3,7 @@
 #ifndef HULL_CMD_H
 #define HULL_CMD_H
 
-#include "base/err.h"
+#include "base/helper.h"
 #include "base/log.h"
 #include "config/config.h"
 #include <errno.h>
@@ -29,9 +29,6 @@ int usage_error(const char *verb, const struct err *err);
 int run_machine(struct config *config);
 
 /* ---- programs.c ---- */
-/* Full path of a program that belongs to hull ("hull-vmm"): beside this one, in libexec or in the
- * build tree. */
-bool program_find(const char *name, char *path, size_t size, struct err *err);
 /* Starts a program; it dies with us. `keep` are descriptors it inherits, ended by -1. */
 pid_t program_start(char *const argv[], const int *keep, struct err *err);
 /* The same, but the new process does that first; if it gives false it ends, having said why. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Finding and starting hull's other programs. */
+/* Starting hull's other programs, and leaving them what they need. */
 #include "hull.h"
 #include <fcntl.h>
 #include <limits.h>
@@ -9,28 +9,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
-
-bool program_find(const char *name, char *path, size_t size, struct err *err)
-{
-    /* Installed beside us, installed in libexec, in the build tree. */
-    static const char *const places[] = {"%s/%s", "%s/../libexec/hull/%s", "%s/../%2$s/%2$s"};
-    char self[PATH_MAX];
-    ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
-    char *slash;
-
-    if (len < 0)
-        return err_set(err, errno, "/proc/self/exe: %s; is /proc mounted?", strerror(errno));
-    self[len] = 0;
-    slash = strrchr(self, '/');
-    *slash = 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
-        snprintf(path, size, i == 2 ? "%s/../%s/%s" : places[i], self, name, name);
-        if (!access(path, X_OK))
-            return true;
-    }
-    return err_set(err, ENOENT, "%s is missing: it belongs beside %s/hull or in %s/../libexec/hull",
-                   name, self, self);
-}
 
 static void keep_only(const int *keep)
 {

@@ -225,7 +225,7 @@ static pid_t start_machine(struct run *r, struct err *err)
     char *argv[] = {path, "--config-fd", number, NULL};
     int control = -1, fd = -1;
 
-    if (!program_find("hull-vmm", path, sizeof path, err) || !open_console(r, err) ||
+    if (!helper_find("hull-vmm", path, sizeof path, err) || !open_console(r, err) ||
         !open_pair(r, &r->control, &control, err))
         return -1;
     r->config->control_fd = (uint32_t)control;

@@ -22,20 +22,6 @@ static int open_directory(const struct config_share *s, struct err *err)
     return fd;
 }
 
-/* The memory of all slots: pages exist once they are used. */
-static int open_area(struct err *err)
-{
-    int fd = memfd_create("hull-9p", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-
-    if (fd >= 0 && !ftruncate(fd, P9_LINK_BYTES) &&
-        !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
-        return fd;
-    err_set(err, errno, "cannot make memory for a share: %s", strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return -1;
-}
-
 /* hull-9p says that it is ready, or dies having said why not. */
 static bool wait_ready(int fd, pid_t pid, struct err *err)
 {
@@ -56,7 +42,7 @@ static bool start_on(const struct config_share *s, const char *user, const int f
                     number[2], NULL,        NULL,      NULL,        NULL};
     int keep[] = {fd[0], fd[1], fd[2], -1}, argc = 7;
 
-    if (!program_find("hull-9p", path, sizeof path, err))
+    if (!helper_find("hull-9p", path, sizeof path, err))
         return false;
     for (unsigned i = 0; i < 3; i++)
         snprintf(number[i], sizeof number[i], "%d", fd[i]);
@@ -73,15 +59,11 @@ static bool start_on(const struct config_share *s, const char *user, const int f
 static bool start_9p(struct config_share *s, const char *user, int root, pid_t *pid,
                      struct err *err)
 {
-    int pair[2], area = open_area(err);
+    int pair[2], area;
     bool good;
 
-    if (area < 0)
+    if (!helper_channel("hull-9p", P9_LINK_BYTES, pair, &area, err))
         return false;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair)) {
-        close(area);
-        return err_set(err, errno, "cannot make a socket pair: %s", strerror(errno));
-    }
     good = start_on(s, user, (const int[]){root, pair[1], area}, pid, err);
     close(pair[1]);
     if (good && !wait_ready(pair[0], *pid, err)) {

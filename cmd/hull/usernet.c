@@ -62,7 +62,7 @@ static bool start_on(int machine, int helper, const int ready[2], const char *te
     char *argv[] = {path, "--fd", fd, "--ready-fd", ready_fd, "--net", (char *)text, NULL};
     int keep[] = {helper, ready[1], -1};
 
-    if (!program_find("hull-usernet", path, sizeof path, err))
+    if (!helper_find("hull-usernet", path, sizeof path, err))
         return false;
     snprintf(fd, sizeof fd, "%d", helper);
     snprintf(ready_fd, sizeof ready_fd, "%d", ready[1]);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Errors keep within their buffer; log lines are whole, clean and limited. */
 #include "base/err.h"
+#include "base/helper.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "base/clock.h"
@@ -101,8 +102,29 @@ static void test_list(void)
     ok(n == 2 && list_empty(&head), "list_for_safe may remove");
 }
 
+static void test_helper(void)
+{
+    struct helper h;
+    struct err err;
+    char path[4096];
+    int fd = -1;
+
+    ok(!helper_find("hull-nowhere", path, sizeof path, &err) && strstr(err.text, "hull-nowhere"),
+       "a program that is not there: %s", err.text);
+    ok(!helper_start(&h, "hull-nowhere", (const char *const[]){NULL}, 4096, &err) && !h.size,
+       "does not start");
+    helper_end(&h);
+    ok(helper_find("base_test", path, sizeof path, &err), "this one is found");
+    ok(!helper_fd("link-fd", "77777", &fd, &err) && !helper_fd("link-fd", "2x", &fd, &err),
+       "no descriptor: %s", err.text);
+    ok(helper_channel("test", 4096, (int[2]){0}, &fd, &err) && ftruncate(fd, 0),
+       "the memory cannot be shortened");
+    close(fd);
+}
+
 int main(void)
 {
+    test_helper();
     test_err();
     test_log();
     test_list();

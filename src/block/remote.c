@@ -9,25 +9,20 @@
 #include "block/remote.h"
 #include "block/format.h"
 #include "block/image.h"
+#include "base/helper.h"
 #include "base/log.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 enum { HELLO_MS = 60000 }; /* a server behind a slow network, and its child programs */
 
 struct remote {
     struct block *b;
-    int socket;
-    uint8_t *memory;
+    struct helper helper;
     struct watch watch;
     uint32_t can;
     bool gone;
@@ -113,10 +108,15 @@ static bool has_data(const struct block_req *req)
     return req->op == BLOCK_READ || req->op == BLOCK_WRITE;
 }
 
+static uint8_t *slot_memory(const struct remote *r, unsigned slot)
+{
+    return (uint8_t *)r->helper.memory + (size_t)slot * REMOTE_SLOT_SIZE;
+}
+
 static void send_call(struct remote *r, const struct remote_call *call)
 {
-    if (send(r->socket, call, sizeof *call, MSG_NOSIGNAL) != sizeof *call)
-        shutdown(r->socket, SHUT_RDWR); /* remote_ready finds the end and fails all */
+    if (send(r->helper.socket, call, sizeof *call, MSG_NOSIGNAL) != sizeof *call)
+        shutdown(r->helper.socket, SHUT_RDWR); /* remote_ready finds the end and fails all */
 }
 
 static void start_piece(struct remote *r, struct block_req *req, unsigned slot)
@@ -134,7 +134,7 @@ static void start_piece(struct remote *r, struct block_req *req, unsigned slot)
         call.offset = 0;
     r->user[slot] = req;
     if (req->op == BLOCK_WRITE && !q->flushing)
-        copy_piece(req, r->memory + (size_t)slot * REMOTE_SLOT_SIZE);
+        copy_piece(req, slot_memory(r, slot));
     send_call(r, &call);
 }
 
@@ -197,7 +197,7 @@ static void answered(struct remote *r, const struct remote_answer *a)
         return;
     }
     if (req->op == BLOCK_READ)
-        copy_piece(req, r->memory + (size_t)a->slot * REMOTE_SLOT_SIZE);
+        copy_piece(req, slot_memory(r, a->slot));
     q->at += q->piece;
     if (q->at < req->length && !q->flushing)
         start_piece(r, req, a->slot);
@@ -246,7 +246,8 @@ static void remote_ready(struct watch *w, uint32_t events)
     ssize_t n;
 
     (void)events;
-    while ((n = recv(r->socket, &a, sizeof a, MSG_DONTWAIT)) == sizeof a && makes_sense(r, &a)) {
+    while ((n = recv(r->helper.socket, &a, sizeof a, MSG_DONTWAIT)) == sizeof a &&
+           makes_sense(r, &a)) {
         if (a.slot == REMOTE_STATUS_SLOT) {
             r->status = a;
             r->asking = false;
@@ -298,101 +299,28 @@ static void remote_close(struct block *b)
     struct remote *r = b->priv;
 
     loop_forget(b->loop, &r->watch);
-    close(r->socket);
-    munmap(r->memory, (size_t)REMOTE_SLOTS * REMOTE_SLOT_SIZE);
+    helper_end(&r->helper);
     free(r);
 }
 
 /* ---- starting hull-remote ---- */
 
-/* Beside this program, in libexec, or in the build tree. */
-static bool find_helper(char *path, size_t size, struct err *err)
-{
-    static const char *const places[] = {"", "../libexec/hull/", "../hull-remote/",
-                                         "../../cmd/hull-remote/"};
-    char self[PATH_MAX], *slash;
-    ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
-
-    if (len < 0)
-        return err_set(err, errno, "/proc/self/exe: %s; is /proc mounted?", strerror(errno));
-    self[len] = 0;
-    slash = strrchr(self, '/');
-    slash[1] = 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
-        int n = snprintf(path, size, "%s%shull-remote", self, places[i]);
-
-        if (n > 0 && (size_t)n < size && !access(path, X_OK))
-            return true;
-    }
-    return err_set(err, ENOENT, "hull-remote is missing: it belongs in %s", self);
-}
-
-/* Twice forked, so that nobody has to wait for it; it ends when its socket closes. */
-static void child(int socket, int memory, char *path, const struct block_config *c)
-{
-    char *const argv[] = {path,
-                          (char *)(c->readonly ? "--readonly" : "--writable"),
-                          (char *)"--",
-                          (char *)(block_is_address(c->file) ? "" : c->format),
-                          (char *)c->file,
-                          NULL};
-    int pair[2] = {fcntl(socket, F_DUPFD, 10), fcntl(memory, F_DUPFD, 10)};
-
-    if (fork() || dup2(pair[0], REMOTE_SOCKET_FD) < 0 || dup2(pair[1], REMOTE_MEMORY_FD) < 0)
-        _exit(0);
-    close_range(REMOTE_MEMORY_FD + 1, ~0u, 0);
-    execv(path, argv);
-    _exit(127);
-}
-
-static bool make_channel(int pair[2], int *memory, struct err *err)
-{
-    *memory = memfd_create("hull-remote", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (*memory < 0 || ftruncate(*memory, (off_t)REMOTE_SLOTS * REMOTE_SLOT_SIZE) ||
-        fcntl(*memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) ||
-        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair)) {
-        err_set(err, errno, "cannot make a channel to hull-remote: %s", strerror(errno));
-        if (*memory >= 0)
-            close(*memory);
-        return false;
-    }
-    return true;
-}
-
 static bool start_helper(struct remote *r, const struct block_config *c, struct err *err)
 {
-    char path[PATH_MAX];
-    int pair[2], memory;
-    pid_t pid;
+    const char *const words[] = {c->readonly ? "--readonly" : "--writable", "--",
+                                 block_is_address(c->file) ? "" : c->format, c->file, NULL};
 
-    if (!find_helper(path, sizeof path, err) || !make_channel(pair, &memory, err))
-        return false;
-    pid = fork();
-    if (pid == 0)
-        child(pair[1], memory, path, c);
-    close(pair[1]);
-    if (pid > 0)
-        waitpid(pid, NULL, 0);
-    r->memory = mmap(NULL, (size_t)REMOTE_SLOTS * REMOTE_SLOT_SIZE, PROT_READ | PROT_WRITE,
-                     MAP_SHARED, memory, 0);
-    close(memory);
-    r->socket = pair[0];
-    if (pid > 0 && r->memory != MAP_FAILED)
-        return true;
-    err_set(err, errno, "cannot start hull-remote: %s", strerror(errno));
-    if (r->memory != MAP_FAILED)
-        munmap(r->memory, (size_t)REMOTE_SLOTS * REMOTE_SLOT_SIZE);
-    close(pair[0]);
-    return false;
+    return helper_start(&r->helper, "hull-remote", words, (size_t)REMOTE_SLOTS * REMOTE_SLOT_SIZE,
+                        err);
 }
 
 static bool hear_hello(struct remote *r, struct remote_hello *h, struct err *err)
 {
-    struct pollfd p = {.fd = r->socket, .events = POLLIN};
+    struct pollfd p = {.fd = r->helper.socket, .events = POLLIN};
 
     if (poll(&p, 1, HELLO_MS) == 0)
         return err_set(err, ETIMEDOUT, "the server does not answer");
-    if (recv(r->socket, h, sizeof *h, 0) != sizeof *h)
+    if (recv(r->helper.socket, h, sizeof *h, 0) != sizeof *h)
         return err_set(err, EIO, "hull-remote ended without a word");
     h->text[sizeof h->text - 1] = 0;
     if (h->error)
@@ -415,7 +343,7 @@ static bool remote_open(struct block *b, struct err *err)
     r->b = b;
     list_init(&r->waiting);
     b->priv = r;
-    r->watch = (struct watch){.fd = r->socket, .events = EPOLLIN, .ready = remote_ready};
+    r->watch = (struct watch){.fd = r->helper.socket, .events = EPOLLIN, .ready = remote_ready};
     if (!hear_hello(r, &h, err) || !loop_watch(b->loop, &r->watch, err)) {
         err_wrap(err, "%s", b->config.file);
         remote_close(b);

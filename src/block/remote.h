@@ -2,8 +2,8 @@
 /* What a machine or a tool and its hull-remote say to each other.
  *
  * hull-remote holds a connection to a server (NBD) and speaks its protocol; we hold a guest's
- * memory or a user's files. Between us are a SOCK_SEQPACKET pair for these messages, and memory of
- * REMOTE_SLOTS slots for what is read and written: one call at a time per slot. Either side may
+ * memory or a user's files. Between us are a channel (base/helper.h) for these messages, and memory
+ * of REMOTE_SLOTS slots for what is read and written: one call at a time per slot. Either side may
  * have been taken over by what it parses, so each checks all that the other says. The memory is a
  * sealed memfd: nobody can shorten it under the other. */
 #ifndef HULL_BLOCK_REMOTE_H
@@ -12,8 +12,6 @@
 #include <stdint.h>
 
 enum {
-    REMOTE_SOCKET_FD = 3, /* hull-remote finds its end and the memory as these descriptors */
-    REMOTE_MEMORY_FD = 4,
     REMOTE_SLOTS = 16,
     REMOTE_SLOT_SIZE = 1 << 20,
     REMOTE_STATUS_SLOT = REMOTE_SLOTS, /* for calls without data */

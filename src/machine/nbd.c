@@ -5,6 +5,7 @@
  * checked as a guest's would be. */
 #include "machine/nbd.h"
 #include "base/clock.h"
+#include "base/helper.h"
 #include "block/bitmap.h"
 #include "block/image.h"
 #include "base/log.h"
@@ -12,15 +13,10 @@
 #include "machine/qmp.h"
 #include "machine/qmp_args.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 struct nbd_slot {
     struct block_req req;
@@ -39,12 +35,17 @@ struct nbd_export {
 struct nbd {
     struct machine *m;
     struct watch watch;
-    uint8_t *memory;
+    struct helper helper;
     bool serving, asked, looking;
     int start_error;
     struct nbd_export export[NBD_EXPORTS];
     struct nbd_slot slot[NBD_SLOTS];
 };
+
+static uint8_t *slot_memory(const struct nbd *n, unsigned slot)
+{
+    return (uint8_t *)n->helper.memory + (size_t)slot * NBD_SLOT_SIZE;
+}
 
 static bool say(struct nbd *n, const struct nbd_word *w)
 {
@@ -128,7 +129,7 @@ static void status(struct nbd *n, const struct nbd_call *c)
     else if (e->bitmap)
         bitmap_status(e->bitmap, c, list, &count);
     n->looking = false;
-    memcpy(n->memory + (size_t)c->slot * NBD_SLOT_SIZE, list, count * sizeof list[0]);
+    memcpy(slot_memory(n, c->slot), list, count * sizeof list[0]);
     answer(n, c->slot, failed, count);
 }
 
@@ -149,7 +150,7 @@ static int submit(struct nbd *n, const struct nbd_call *c)
         return -EPERM;
     if (data && (!c->length || c->length > NBD_SLOT_SIZE))
         return -EINVAL;
-    s->iov = (struct iovec){n->memory + (size_t)c->slot * NBD_SLOT_SIZE, c->length};
+    s->iov = (struct iovec){slot_memory(n, c->slot), c->length};
     s->req = (struct block_req){.op = ops[c->op],
                                 .flags = BLOCK_REQ_NO_POLICY,
                                 .offset = c->offset,
@@ -224,71 +225,23 @@ static void again(struct timer *t)
 
 /* ---- hull-nbd's life ---- */
 
-static bool find_helper(char path[PATH_MAX], struct err *err)
-{
-    static const char *const places[] = {"", "../libexec/hull/", "../hull-nbd/"};
-    char self[PATH_MAX - 32];
-    ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
-
-    self[len > 0 ? len : 0] = 0;
-    *(strrchr(self, '/') ? strrchr(self, '/') + 1 : self) = 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
-        int n = snprintf(path, PATH_MAX, "%s%shull-nbd", self, places[i]);
-
-        if (n > 0 && n < PATH_MAX && !access(path, X_OK))
-            return true;
-    }
-    return err_set(err, ENOENT, "--nbd: hull-nbd is missing: it belongs in %.100s", self);
-}
-
-/* Twice forked, so that nobody has to wait for it; it ends when its socket closes. */
-static void child(int socket, int memory, char *path)
-{
-    char *const argv[] = {path, NULL};
-    int pair[2] = {fcntl(socket, F_DUPFD, 10), fcntl(memory, F_DUPFD, 10)};
-
-    if (fork() || dup2(pair[0], NBD_LINK_FD) < 0 || dup2(pair[1], NBD_MEMORY_FD) < 0)
-        _exit(0);
-    close_range(NBD_MEMORY_FD + 1, ~0u, 0);
-    execv(path, argv);
-    _exit(127);
-}
-
 bool nbd_open(struct machine *m, struct err *err)
 {
-    const size_t size = (size_t)NBD_SLOTS * NBD_SLOT_SIZE;
+    const char *const words[] = {NULL};
     struct nbd *n = m->config.nbd ? calloc(1, sizeof *n) : NULL;
-    char path[PATH_MAX];
-    int pair[2], memory;
-    pid_t pid;
 
     if (!m->config.nbd)
         return true;
     if (!n)
         return err_set(err, ENOMEM, "no memory for exports");
-    if (!find_helper(path, err)) {
+    if (!helper_start(&n->helper, "hull-nbd", words, (size_t)NBD_SLOTS * NBD_SLOT_SIZE, err)) {
         free(n);
-        return false;
+        return err_wrap(err, "--nbd");
     }
     m->nbd = n;
     n->m = m;
-    n->watch.fd = -1;
-    memory = memfd_create("hull-nbd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (memory < 0 || ftruncate(memory, (off_t)size) ||
-        fcntl(memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) ||
-        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
-        return err_set(err, errno, "--nbd: %s", strerror(errno));
-    pid = fork();
-    if (pid == 0)
-        child(pair[1], memory, path);
-    if (pid > 0)
-        waitpid(pid, NULL, 0);
-    close(pair[1]);
-    n->memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
-    close(memory);
-    n->watch = (struct watch){.fd = pair[0], .events = EPOLLIN, .ready = link_ready};
-    return (pid > 0 && n->memory != MAP_FAILED) ||
-           err_set(err, errno, "--nbd: hull-nbd cannot be started: %s", strerror(errno));
+    n->watch = (struct watch){.fd = n->helper.socket, .events = EPOLLIN, .ready = link_ready};
+    return true;
 }
 
 bool nbd_listen(struct machine *m, struct err *err)
@@ -321,10 +274,7 @@ void nbd_close(struct machine *m)
     }
     while (slots_busy(n))
         loop_turn(m->loop, UINT64_MAX);
-    if (n->watch.fd >= 0)
-        close(n->watch.fd);
-    if (n->memory && n->memory != MAP_FAILED)
-        munmap(n->memory, (size_t)NBD_SLOTS * NBD_SLOT_SIZE);
+    helper_end(&n->helper);
     free(n);
     m->nbd = NULL;
 }

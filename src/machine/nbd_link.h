@@ -11,8 +11,6 @@
 #include <stdint.h>
 
 enum {
-    NBD_LINK_FD = 3, /* hull-nbd finds its end and the memory as these descriptors */
-    NBD_MEMORY_FD = 4,
     NBD_SLOTS = 16, /* connections at once */
     NBD_SLOT_SIZE = 1 << 20,
     NBD_EXPORTS = 32,

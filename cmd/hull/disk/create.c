@@ -51,6 +51,7 @@ const struct disk_verb disk_create = {
     .name = "create",
     .summary = "make an empty image",
     .usage = "FILE [SIZE]",
+    .no_json = true,
     .about =
         "Makes FILE, an empty image of SIZE bytes (K, M, G, T: powers of 1024). With a backing "
         "file\nSIZE may be left out. A file that exists is emptied, unless a machine uses it.\n",

@@ -73,6 +73,7 @@ const struct disk_verb disk_resize = {
     .name = "resize",
     .summary = "make a disk larger, or smaller",
     .usage = "FILE [+|-]SIZE",
+    .no_json = true,
     .about =
         "Sets the size of the disk, or changes it by SIZE. The guest's partitions and file "
         "systems\nare not touched: grow those in the guest afterwards, and shrink them before.\n",
